@@ -1,1 +1,22 @@
-"""TODO"""
+"""What moves: velocities, steppers, carriers of a measure, and the one loop."""
+
+from skwgf.flows.carriers import NetworkCarrier, ParticleCarrier, Velocity, VelocityField
+from skwgf.flows.loop import Carrier, FlowResult, plateau, run_flow, small_step
+from skwgf.flows.steppers import euler
+from skwgf.flows.transport import debiased_velocity, tracked_velocity, transport_velocity
+
+__all__ = [
+    "Carrier",
+    "FlowResult",
+    "NetworkCarrier",
+    "ParticleCarrier",
+    "Velocity",
+    "VelocityField",
+    "debiased_velocity",
+    "euler",
+    "plateau",
+    "run_flow",
+    "small_step",
+    "tracked_velocity",
+    "transport_velocity",
+]

@@ -1,1 +1,22 @@
-"""TODO"""
+"""Couplings and potentials between two measures. Tensors in, tensors out."""
+
+from skwgf.transport.cost import half_squared_distance
+from skwgf.transport.exact import TransportPlan, exact_plan
+from skwgf.transport.minibatch import MinibatchTransport, batch_map
+from skwgf.transport.network import NetworkTransport
+from skwgf.transport.semidiscrete import SemidiscreteTransport, cell_index, cell_probabilities
+from skwgf.transport.sinkhorn import sinkhorn, sinkhorn_divergence
+
+__all__ = [
+    "MinibatchTransport",
+    "NetworkTransport",
+    "SemidiscreteTransport",
+    "TransportPlan",
+    "batch_map",
+    "cell_index",
+    "cell_probabilities",
+    "exact_plan",
+    "half_squared_distance",
+    "sinkhorn",
+    "sinkhorn_divergence",
+]

@@ -1,0 +1,203 @@
+r"""The one loop that every estimator of the package runs.
+
+A *carrier* holds a measure :math:`\mu_k` (a cloud of particles, or a network that pushes a
+reference forward) and moves it along one step :math:`x \leftarrow x + \tau v(x)`. The loop knows
+nothing of velocities: it times and records the steps, decides when to stop, and makes sure that
+the carrier always ends in a usable state, whatever happened on the way.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+Record = Mapping[str, float]
+History = dict[str, list[float]]
+Status = Literal["converged", "max_iter", "stopped", "interrupted", "non_finite"]
+
+
+class Carrier(Protocol):
+    """What the loop needs of an object that carries a measure."""
+
+    def advance(self) -> Record:
+        """Move the measure along one step; return at least its "objective" and "step"."""
+
+    def is_finite(self) -> bool:
+        """Tell whether the state holds neither NaN nor infinity."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of the state that later steps leave alone."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a state returned by `state_dict`."""
+
+
+@dataclass(frozen=True)
+class FlowResult:
+    """How a run of the loop ended.
+
+    Attributes
+    ----------
+    n_iter : int
+        Number of completed steps.
+
+    status : {"converged", "max_iter", "stopped", "interrupted", "non_finite"}
+        Why the loop ended: the stopping rule was met; the budget was used up; the monitor asked
+        for it; a KeyboardInterrupt; NaN or infinity was met and the last good state restored.
+
+    history : dict of str to list of float
+        One value a step for each quantity of the carrier's records, plus "seconds" since the
+        start and, with a validation function, "validation" (NaN at steps without one).
+
+    best_iter : int or None
+        The step whose state was restored as the best validated one; None without validation.
+    """
+
+    n_iter: int
+    status: Status
+    history: History
+    best_iter: int | None = None
+
+    @property
+    def converged(self) -> bool:
+        """Whether the stopping rule was met."""
+        return self.status == "converged"
+
+
+def plateau(key: str, *, tol: float, patience: int) -> Callable[[History], bool]:
+    """Return a stopping rule: `key` has not improved for `patience` of its values.
+
+    An improvement is a fall below the best value so far by more than `tol` times the absolute
+    value of the first one. NaN entries (steps at which `key` was not computed) are skipped.
+
+    Examples
+    --------
+    >>> from skwgf.flows import plateau
+    >>> rule = plateau("objective", tol=0.1, patience=2)
+    >>> rule({"objective": [1.0, 0.5, 0.3]}), rule({"objective": [1.0, 0.5, 0.45, 0.44]})
+    (False, True)
+    """
+
+    def rule(history: History) -> bool:
+        values = [value for value in history.get(key, []) if not math.isnan(value)]
+        if len(values) <= patience:
+            return False
+        reference = min(values[:-patience])
+        return min(values[-patience:]) > reference - tol * abs(values[0])
+
+    return rule
+
+
+def small_step(tol: float) -> Callable[[History], bool]:
+    """Return a stopping rule: the last step's size is at most `tol`.
+
+    Examples
+    --------
+    >>> from skwgf.flows import small_step
+    >>> small_step(1e-3)({"step": [0.1, 1e-4]})
+    True
+    """
+    return lambda history: history["step"][-1] <= tol
+
+
+def run_flow(
+    carrier: Carrier,
+    *,
+    max_iter: int,
+    stop: Callable[[History], bool] | None = None,
+    validate: Callable[[], float] | None = None,
+    validate_every: int = 1,
+    monitor: Callable[[int, History], bool] | None = None,
+    history: History | None = None,
+) -> FlowResult:
+    r"""Advance a carrier until it has converged or its budget is used up.
+
+    Parameters
+    ----------
+    carrier : Carrier
+        What moves, see :class:`~skwgf.flows.ParticleCarrier` and
+        :class:`~skwgf.flows.NetworkCarrier`. It is changed in place.
+
+    max_iter : int
+        Largest number of steps.
+
+    stop : callable, default=None
+        Stopping rule, a function of the history so far, such as :func:`plateau` or
+        :func:`small_step`. None runs all steps.
+
+    validate : callable, default=None
+        Returns a held-out figure of the present state (lower is better). The state with the
+        best figure is the one the carrier is left in.
+
+    validate_every : int, default=1
+        Number of steps between two validations; the last step is always validated.
+
+    monitor : callable, default=None
+        Called after every step with its number (from 0) and the history; returning True ends
+        the run.
+
+    history : dict, default=None
+        The history of an earlier run to go on from; it is copied.
+
+    Returns
+    -------
+    FlowResult
+
+    Notes
+    -----
+    A step that ends in NaN or infinity is undone and ends the run. A KeyboardInterrupt undoes the
+    step in progress, ends the run and is not raised again, so that the work done is not lost.
+
+    Examples
+    --------
+    A cloud drawn to the origin by the velocity :math:`v(x) = -x`:
+
+    >>> import torch
+    >>> from skwgf.flows import ParticleCarrier, Velocity, run_flow, small_step
+    >>> def field(x, side=None):
+    ...     return Velocity(-x, energy=0.5 * float(x.square().sum(1).mean()))
+    >>> cloud = ParticleCarrier(torch.ones(5, 2), field, step_size=0.5)
+    >>> result = run_flow(cloud, max_iter=100, stop=small_step(1e-6))
+    >>> result.status, result.n_iter
+    ('converged', 21)
+    """
+    history = {key: list(values) for key, values in (history or {}).items()}
+    offset = history["seconds"][-1] if history.get("seconds") else 0.0
+    start = time.perf_counter()
+    best_value, best_iter, best_state = math.inf, None, None
+    status: Status = "max_iter"
+    n_iter = 0
+    good = carrier.state_dict()
+    try:
+        for k in range(max_iter):
+            record = dict(carrier.advance())
+            if not (carrier.is_finite() and all(map(math.isfinite, record.values()))):
+                carrier.load_state_dict(good)
+                status = "non_finite"
+                break
+            last = k == max_iter - 1
+            if validate is not None:
+                due = last or (k + 1) % validate_every == 0
+                record["validation"] = validate() if due else math.nan
+            record["seconds"] = offset + time.perf_counter() - start
+            good = carrier.state_dict()
+            n_iter = k + 1
+            for key, value in record.items():
+                history.setdefault(key, []).append(value)
+            if record.get("validation", math.inf) < best_value:
+                best_value, best_iter, best_state = record["validation"], k, good
+            if monitor is not None and monitor(k, history):
+                status = "stopped"
+                break
+            if stop is not None and stop(history):
+                status = "converged"
+                break
+    except KeyboardInterrupt:
+        carrier.load_state_dict(good)
+        status = "interrupted"
+    if best_state is not None and best_iter != n_iter - 1:
+        carrier.load_state_dict(best_state)
+    return FlowResult(n_iter, status, history, best_iter)

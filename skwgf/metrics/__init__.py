@@ -1,0 +1,25 @@
+"""Distances between samples, and figures of the quality of a sample."""
+
+from skwgf.metrics.discrepancies import (
+    mmd,
+    sinkhorn_divergence,
+    sliced_wasserstein,
+    wasserstein_distance,
+)
+from skwgf.metrics.quality import (
+    ModeCoverage,
+    mode_coverage,
+    neighbor_distance_ratio,
+    two_sample_accuracy,
+)
+
+__all__ = [
+    "ModeCoverage",
+    "mmd",
+    "mode_coverage",
+    "neighbor_distance_ratio",
+    "sinkhorn_divergence",
+    "sliced_wasserstein",
+    "two_sample_accuracy",
+    "wasserstein_distance",
+]
