@@ -1,4 +1,4 @@
-"""What all estimators share: validation, device, precision, seeds, callbacks, history, warnings.
+"""What all estimators share: validation, device, precision, callbacks, history, warnings.
 
 No mathematics lives here. An estimator validates through :meth:`BaseFlow._validate`, builds a
 carrier, hands it to :meth:`BaseFlow._run`, and stores what it learnt.
@@ -24,6 +24,9 @@ from skwgf._tensor import resolve_device, resolve_dtype, tensor_to_array
 from skwgf.flows import Carrier, FlowResult, run_flow
 from skwgf.flows.loop import History
 
+# Frames of the warnings: _report, _run, the estimator's fit, two decorators of fit, the caller.
+_STACK = 6
+
 
 class BaseFlow(CallbackSupportMixin, BaseEstimator):
     """Base of all estimators: the life around the one loop.
@@ -43,16 +46,26 @@ class BaseFlow(CallbackSupportMixin, BaseEstimator):
         "verbose": ["verbose"],
     }
 
-    def _validate(self, X: Any, *, reset: bool, min_samples: int = 2) -> NDArray[Any]:
+    # Declared by the subclasses' constructors and by _run.
+    max_iter: int
+    warm_start: bool
+    device: str | torch.device | None
+    dtype: Any
+    verbose: int | bool
+    n_iter_: int
+    converged_: bool
+    history_: dict[str, NDArray[np.float64]]
+
+    def _validate(self, X: Any, *, reset: bool, min_samples: int = 1) -> NDArray[Any]:
         """Return X as a finite 2-D float array; tensors, frames and lists are welcome."""
-        X: NDArray[Any] = validate_data(
+        array: NDArray[Any] = validate_data(
             self,
             tensor_to_array(X),
             dtype=[np.float64, np.float32],
             ensure_min_samples=min_samples,
             reset=reset,
         )
-        return X
+        return array
 
     def _resolve(self, X: NDArray[Any]) -> tuple[torch.device, torch.dtype]:
         """Return the device and the precision of the computations on X."""
@@ -75,71 +88,62 @@ class BaseFlow(CallbackSupportMixin, BaseEstimator):
         `remedies` ends the warning of a run that did not converge; `options` go to
         :func:`skwgf.flows.run_flow`.
         """
-        history = dict(self.history_) if self.warm_start and hasattr(self, "history_") else None
-        result = run_flow(
-            carrier,
-            max_iter=self.max_iter,
-            monitor=self._monitor(X, y, fitted),
-            history={key: list(values) for key, values in history.items()} if history else None,
-            **options,
-        )
-        self.n_iter_ = max(result.n_iter, 1)
-        self.converged_ = result.converged
-        self.history_ = {key: np.asarray(values) for key, values in result.history.items()}
-        self._report(result, remedies)
-        return result
-
-    def _monitor(
-        self, X: NDArray[Any], y: Any, fitted: Callable[[], dict[str, Any]]
-    ) -> Callable[[int, History], bool]:
-        """Return the function that the loop calls after every step: verbosity and callbacks."""
+        going_on = self.warm_start and hasattr(self, "history_")
+        history = {key: list(value) for key, value in self.history_.items()} if going_on else None
+        # ScoringMonitor passes over tasks without y. Scores of unsupervised estimators do not
+        # read it, so that zeros will do.
+        data = {"X": X, "y": (lambda: np.zeros(len(X))) if y is None else y}
         context = self._init_callback_context(max_subtasks=self.max_iter)
-        # ScoringMonitor skips tasks without y; scores that do not read y are computed with one.
-        data = {"X": X, "y": y if y is not None else lambda: np.zeros(len(X))}
         context.call_on_fit_task_begin(estimator=self, **data)
-        has_callbacks = bool(getattr(self, "_skl_callbacks", None))
 
         def monitor(k: int, history: History) -> bool:
-            if self.verbose and (k + 1) % int(self.verbose) == 0:
-                figures = "  ".join(f"{key} {values[-1]:.4g}" for key, values in history.items())
-                print(f"[{type(self).__name__}] iteration {k + 1}  {figures}")
-            if not has_callbacks:
+            self._print(k, history)
+            if not hasattr(self, "_skl_callbacks"):
                 return False
             step = context.subcontext(task_name="iteration")
             step.call_on_fit_task_begin(estimator=self, **data)
-            return bool(
-                step.call_on_fit_task_end(
-                    estimator=self, reconstruction_attributes=fitted, **data
-                )
+            stop = step.call_on_fit_task_end(
+                estimator=self, reconstruction_attributes=fitted, **data
             )
+            return bool(stop)
 
-        self._finish_callbacks = lambda: context.call_on_fit_task_end(
-            estimator=self, reconstruction_attributes=fitted, **data
+        result = run_flow(
+            carrier, max_iter=self.max_iter, monitor=monitor, history=history, **options
         )
-        return monitor
+        self.n_iter_ = result.n_iter
+        self.converged_ = result.converged
+        self.history_ = {key: np.asarray(value) for key, value in result.history.items()}
+        for key in ("objective", "step", "seconds"):
+            self.history_.setdefault(key, np.empty(0))
+        context.call_on_fit_task_end(estimator=self, reconstruction_attributes=fitted, **data)
+        self._report(result, remedies)
+        return result
+
+    def _print(self, k: int, history: History) -> None:
+        """Print the figures of an iteration when `verbose` asks for it."""
+        if self.verbose and (k + 1) % int(self.verbose) == 0:
+            figures = "  ".join(f"{key} {values[-1]:.4g}" for key, values in history.items())
+            print(f"[{type(self).__name__}] iteration {k + 1}  {figures}")
 
     def _report(self, result: FlowResult, remedies: str) -> None:
         """Warn about a run that did not end in convergence, with the figure and what to do."""
         name = type(self).__name__
-        figure = result.history.get("objective", [float("nan")])[-1]
         if result.status == "max_iter":
-            warnings.warn(
-                f"{name} did not converge in {result.n_iter} iterations (objective "
-                f"{figure:.3g}). {remedies}",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+            figure = result.history["objective"][-1]
+            message, category = (
+                f"{name} did not converge in {result.n_iter} iterations: the objective is "
+                f"{figure:.3g}. {remedies}"
+            ), ConvergenceWarning
         elif result.status == "non_finite":
-            warnings.warn(
+            message, category = (
                 f"{name} met NaN or infinity at iteration {result.n_iter + 1}; the last good "
-                f"state is kept. Reduce step_size or learning_rate, or rescale the data.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+                "state is kept. Reduce step_size or the learning rate, or rescale the data."
+            ), ConvergenceWarning
         elif result.status == "interrupted":
-            warnings.warn(
+            message, category = (
                 f"{name}.fit was interrupted after {result.n_iter} iterations; the best state "
-                "so far is kept.",
-                UserWarning,
-                stacklevel=3,
-            )
+                "so far is kept."
+            ), UserWarning
+        else:
+            return
+        warnings.warn(message, category, stacklevel=_STACK)

@@ -22,7 +22,7 @@ _CONSTRAINTS: dict[str, list[Any]] = {
     "source": [StrOptions(set(DOMAINS))],
     "target": [StrOptions(set(DOMAINS))],
     "size": [Interval(Integral, 1, None, closed="left")],
-    "resize": [StrOptions({"plain", "crop"})],
+    "resize": [StrOptions({"plain", "crop"}), tuple],
     "mnist": [StrOptions({"subset", "full"})],
     "mnist_path": _PATH,
     "usps_path": _PATH,
@@ -35,7 +35,7 @@ def load_digit_domains(
     target: str = "optdigits",
     *,
     size: int = 8,
-    resize: str = "plain",
+    resize: str | tuple[str, str] = "plain",
     mnist: str = "subset",
     mnist_path: str | Path | None = None,
     usps_path: str | Path | None = None,
@@ -62,12 +62,14 @@ def load_digit_domains(
         The two collections; they must differ.
     size : int, default=8
         Pixels per side of the common grid; 8 and 16 are usual.
-    resize : {"plain", "crop"}, default="plain"
+    resize : {"plain", "crop"} or a pair of them, default="plain"
         "plain" averages the whole frame over the cells of the grid, each source pixel weighted by
         the area that it shares with the cell: the mean intensity of an image is kept. "crop" does
         the same with the square centred on the bounding box of the ink (pixels above 0.2), as
         wide as the longer side of the box: position and size in the frame no longer matter, the
-        aspect of the digit is kept.
+        aspect of the digit is kept. A pair treats source and target differently: optdigits and
+        USPS were framed tightly by their publishers, MNIST leaves a margin, so that
+        ``("crop", "plain")`` puts MNIST into the frame of optdigits without resampling the latter.
     mnist : {"subset", "full"}, default="subset"
         Which rows of MNIST to take.
     mnist_path : str or Path, default=None
@@ -142,25 +144,31 @@ def load_digit_domains(
         )
     if mnist_path is not None and mnist != "full":
         raise ValueError("mnist_path is read with mnist='full' only. Pass mnist='full' as well.")
+    ways = (resize, resize) if isinstance(resize, str) else resize
+    if len(ways) != 2 or not set(ways) <= {"plain", "crop"}:
+        raise ValueError(
+            f"resize={resize!r} is not a pair. Name 'plain' or 'crop' for the source and for the "
+            "target."
+        )
     domains = Bunch(image_shape=(size, size), source=source, target=target)
-    for role, name in (("source", source), ("target", target)):
+    for role, name, way in (("source", source, ways[0]), ("target", target, ways[1])):
         images, digits, train, test = load_domain(name, mnist, mnist_path, usps_path, data_home)
-        regrid = crop_resize if resize == "crop" else area_resize
+        regrid = crop_resize if way == "crop" else area_resize
         X = regrid(images, size).reshape(-1, size * size)
         np.clip(X, 0.0, 1.0, out=X)  # sums of weights may round above 1
         domains[f"X_{role}"], domains[f"y_{role}"] = X[train], digits[train]
         domains[f"X_{role}_test"], domains[f"y_{role}_test"] = X[test], digits[test]
-    domains["DESCR"] = _describe(domains, resize)
+    domains["DESCR"] = _describe(domains, ways)
     return domains
 
 
-def _describe(domains: Bunch, resize: str) -> str:
+def _describe(domains: Bunch, ways: tuple[str, str]) -> str:
     """Return the text of DESCR."""
     side = domains.image_shape[0]
-    how = "the whole frame" if resize == "plain" else f"the square around ink > {INK_THRESHOLD}"
+    frames = {"plain": "the whole frame", "crop": f"the square around ink > {INK_THRESHOLD}"}
     return (
-        f"Handwritten digits, {domains.source} -> {domains.target}: {how} averaged over "
-        f"{side} x {side} cells, grey values in [0, 1].\n"
+        f"Handwritten digits averaged over {side} x {side} cells, grey values in [0, 1]: "
+        f"{domains.source} ({frames[ways[0]]}) -> {domains.target} ({frames[ways[1]]}).\n"
         f"Source rows: {len(domains.X_source)} for training, {len(domains.X_source_test)} for "
         f"tests. Target rows: {len(domains.X_target)} and {len(domains.X_target_test)}.\n"
         "The labels of the target are for evaluation only."

@@ -2,6 +2,7 @@
 
 from skwgf.flows.carriers import NetworkCarrier, ParticleCarrier, Velocity, VelocityField
 from skwgf.flows.loop import Carrier, FlowResult, plateau, run_flow, small_step
+from skwgf.flows.regression import pair_update, persistent_update
 from skwgf.flows.steppers import euler
 from skwgf.flows.transport import debiased_velocity, tracked_velocity, transport_velocity
 
@@ -14,6 +15,8 @@ __all__ = [
     "VelocityField",
     "debiased_velocity",
     "euler",
+    "pair_update",
+    "persistent_update",
     "plateau",
     "run_flow",
     "small_step",

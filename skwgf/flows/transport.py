@@ -45,11 +45,10 @@ def transport_velocity(transport: TransportMap) -> VelocityField:
     --------
     >>> import torch
     >>> from skwgf.flows import transport_velocity
-    >>> from skwgf.transport import SemidiscreteTransport
-    >>> transport = SemidiscreteTransport(torch.tensor([[0.0], [2.0]]))
-    >>> x = torch.tensor([[-1.0], [0.0]])
-    >>> transport.solve(x)
-    >>> transport_velocity(transport)(x)
+    >>> from skwgf.transport import MinibatchTransport
+    >>> y = torch.tensor([[2.0], [0.0]])
+    >>> transport = MinibatchTransport(y, generator=torch.Generator().manual_seed(0))
+    >>> transport_velocity(transport)(torch.tensor([[-1.0], [0.0]]))
     Velocity(direction=tensor([[1.],
             [2.]]), energy=1.25)
     """

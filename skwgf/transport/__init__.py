@@ -1,7 +1,8 @@
 """Couplings and potentials between two measures. Tensors in, tensors out."""
 
-from skwgf.transport.cost import half_squared_distance
+from skwgf.transport.cost import half_squared_distance, mean_cost
 from skwgf.transport.exact import TransportPlan, exact_plan
+from skwgf.transport.labelled import class_coordinates, transport_labels
 from skwgf.transport.minibatch import MinibatchTransport, batch_map
 from skwgf.transport.network import NetworkTransport
 from skwgf.transport.semidiscrete import SemidiscreteTransport, cell_index, cell_probabilities
@@ -15,8 +16,11 @@ __all__ = [
     "batch_map",
     "cell_index",
     "cell_probabilities",
+    "class_coordinates",
     "exact_plan",
     "half_squared_distance",
+    "mean_cost",
     "sinkhorn",
     "sinkhorn_divergence",
+    "transport_labels",
 ]

@@ -41,6 +41,22 @@ def half_squared_distance(x: Tensor, y: Tensor) -> Tensor:
     return torch.addmm(norms_x[:, None] + norms_y, x, y.T, alpha=-1.0).clamp_min(0.0)
 
 
+def mean_cost(x: Tensor, y: Tensor) -> float:
+    r"""Return the mean of :math:`|x_i - y_j|^2 / 2` over all pairs, in O(n + m).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.transport.cost import mean_cost
+    >>> mean_cost(torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0]]))
+    0.5
+    """
+    centre = y.mean(dim=0)
+    x, y = x - centre, y - centre
+    pairs = x.square().sum(1).mean() + y.square().sum(1).mean() - 2 * x.mean(0) @ y.mean(0)
+    return 0.5 * float(pairs)
+
+
 def power_cost(x: Tensor, y: Tensor, p: float = 2.0) -> Tensor:
     r"""Return the cost matrix :math:`c_{ij} = |x_i - y_j|^p / p` of the Euclidean distance.
 

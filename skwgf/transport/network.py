@@ -20,8 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from skwgf.nn.adam import load_adam_state, make_adam, pack_adam_state
 from skwgf.nn.mlp import Activation, mlp
-from skwgf.nn.training import load_adam_state, make_adam, pack_adam_state
 
 __all__ = ["DualTerms", "NetworkTransport", "dual_terms", "gradient_map"]
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from skwgf._tensor import argmax_rows
+from skwgf.transport.cost import mean_cost
 from skwgf.transport.exact import exact_plan
 
 # Largest number of rows for which the exact plan between as many points and rows gives the
@@ -56,7 +57,7 @@ def cell_index(x: Tensor, y: Tensor, potential: Tensor) -> Tensor:
     offset = (0.5 * y.square().sum(1) - potential).unsqueeze(0)
     scores = torch.empty(min(_TILE, len(x)), len(y), dtype=x.dtype, device=x.device)
     cells = []
-    for tile in x.split(_TILE):
+    for tile in torch.split(x, _TILE):
         out = scores[: len(tile)]
         cells.append(argmax_rows(torch.addmm(offset, tile, y.T, beta=-1, out=out)))
     return torch.cat(cells)
@@ -88,7 +89,7 @@ class SemidiscreteTransport:
         Coordinates that enter the cost but not the image, such as scaled class probabilities.
 
     reg : float, default=0.0
-        Entropic smoothing of the map, relative to the mean cost; 0 maps each point to one row.
+        Entropic smoothing of the map, in the unit of the cost; 0 maps each point to one row.
 
     ascent_reg : float, default=0.01
         Smoothing of the cells during the ascent, relative to the mean cost.
@@ -113,33 +114,37 @@ class SemidiscreteTransport:
     def solve(self, x: Tensor, side: Tensor | None = None) -> None:
         """Solve for the dual vector on a sample of the law; more points give a better dual."""
         x = x if side is None else torch.cat([x, side], 1)
-        self.mean_cost = _mean_half_square(x, self.features)
+        self.mean_cost = mean_cost(x, self.features)
         if len(self.y) <= _EXACT_ROWS and len(x) <= _EXACT_ROWS:
             self.potential = exact_plan(x, self.features).potential_y
         else:
             for reg in (1.0, 0.3, 0.1, 0.03, 0.01):
-                for tile in x.split(_TILE):
+                for tile in torch.split(x, _TILE):
                     self._ascend(tile, reg, gain=1.0)
         self.n_updates = 1
 
     def update(self, x: Tensor, side: Tensor | None = None, *, shrink: float = 0.0) -> None:
         """Correct the dual vector after the law has moved by a step of size `shrink`."""
         x = x if side is None else torch.cat([x, side], 1)
-        self.mean_cost = _mean_half_square(x, self.features)
+        self.mean_cost = mean_cost(x, self.features)
         self.potential = (1.0 - shrink) * self.potential
         self._ascend(x, self.ascent_reg, gain=self.n_updates**-0.5)
         self.n_updates += 1
 
+    def cells(self, x: Tensor, side: Tensor | None = None) -> Tensor:
+        """Return the index of the row that each point is mapped to without smoothing."""
+        points = x if side is None else torch.cat([x, side], 1)
+        return cell_index(points, self.features, self.potential)
+
     def __call__(self, x: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the images T(x), of the shape of `x`."""
         points = x if side is None else torch.cat([x, side], 1)
-        if self.reg == 0 or self.mean_cost == 0:
-            return self.y[cell_index(points, self.features, self.potential)]
-        reg = self.reg * self.mean_cost
+        if self.reg == 0:
+            return self.y[self.cells(x, side)]
         return torch.cat(
             [
-                cell_probabilities(tile, self.features, self.potential, reg) @ self.y
-                for tile in points.split(_TILE)
+                cell_probabilities(tile, self.features, self.potential, self.reg) @ self.y
+                for tile in torch.split(points, _TILE)
             ]
         )
 
@@ -164,11 +169,3 @@ class SemidiscreteTransport:
         self.potential = state["potential"].clone()
         self.n_updates = state["n_updates"]
         self.mean_cost = state["mean_cost"]
-
-
-def _mean_half_square(x: Tensor, y: Tensor) -> float:
-    """Return the mean of |x_i - y_j|^2 / 2 over all pairs, in O(n + m)."""
-    center = y.mean(0)
-    x, y = x - center, y - center
-    pairs = x.square().sum(1).mean() + y.square().sum(1).mean() - 2 * x.mean(0) @ y.mean(0)
-    return 0.5 * float(pairs)

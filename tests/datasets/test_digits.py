@@ -220,6 +220,8 @@ def test_missing_packages_are_named(monkeypatch, usps_file):
         ({"size": 0}, "'size' parameter"),
         ({"size": 8.0}, "'size' parameter"),
         ({"resize": "bicubic"}, "'resize' parameter"),
+        ({"resize": 3}, "'resize' parameter"),
+        ({"resize": ("crop", "plain", "crop")}, "not a pair"),
         ({"mnist": "all"}, "'mnist' parameter"),
         ({"mnist_path": "mnist.npz"}, "mnist_path is read with mnist='full' only"),
         ({"usps_path": 3}, "'usps_path' parameter"),
@@ -283,3 +285,10 @@ def test_real_usps():
     # catches greys of the wrong sign and transposed images: source-only 1-NN is .886 as measured
     model = KNeighborsClassifier(1).fit(domains.X_source, domains.y_source)
     assert model.score(domains.X_target_test, domains.y_target_test) > 0.86
+
+
+def test_a_pair_of_ways_treats_source_and_target_apart(plain, cropped):
+    # Bug caught: the pair applied in the wrong order, or to one domain only.
+    mixed = load_digit_domains("mnist", "optdigits", resize=("crop", "plain"))
+    np.testing.assert_array_equal(mixed.X_source, cropped.X_source)
+    np.testing.assert_array_equal(mixed.X_target, plain.X_target)
