@@ -1,5 +1,8 @@
 """Wasserstein gradient flows as scikit-learn estimators."""
 
+from skwgf import datasets, flows, metrics
+from skwgf.estimators import W2FlowGenerator
+
 __version__ = "0.1.0.dev0"
 
-__all__ = ["__version__"]
+__all__ = ["W2FlowGenerator", "__version__", "datasets", "flows", "metrics"]

@@ -88,8 +88,8 @@ class BaseFlow(CallbackSupportMixin, BaseEstimator):
         `remedies` ends the warning of a run that did not converge; `options` go to
         :func:`skwgf.flows.run_flow`.
         """
-        going_on = self.warm_start and hasattr(self, "history_")
-        history = {key: list(value) for key, value in self.history_.items()} if going_on else None
+        earlier = self.history_ if self._goes_on() else {}
+        history = {key: list(values) for key, values in earlier.items()}
         # ScoringMonitor passes over tasks without y. Scores of unsupervised estimators do not
         # read it, so that zeros will do.
         data = {"X": X, "y": (lambda: np.zeros(len(X))) if y is None else y}
@@ -119,6 +119,10 @@ class BaseFlow(CallbackSupportMixin, BaseEstimator):
         self._report(result, remedies)
         return result
 
+    def _goes_on(self) -> bool:
+        """Tell whether this fit goes on from an earlier one."""
+        return self.warm_start and hasattr(self, "history_")
+
     def _print(self, k: int, history: History) -> None:
         """Print the figures of an iteration when `verbose` asks for it."""
         if self.verbose and (k + 1) % int(self.verbose) == 0:
@@ -131,19 +135,28 @@ class BaseFlow(CallbackSupportMixin, BaseEstimator):
         if result.status == "max_iter":
             figure = result.history["objective"][-1]
             message, category = (
-                f"{name} did not converge in {result.n_iter} iterations: the objective is "
-                f"{figure:.3g}. {remedies}"
-            ), ConvergenceWarning
+                (
+                    f"{name} did not converge in {result.n_iter} iterations: the objective is "
+                    f"{figure:.3g}. {remedies}"
+                ),
+                ConvergenceWarning,
+            )
         elif result.status == "non_finite":
             message, category = (
-                f"{name} met NaN or infinity at iteration {result.n_iter + 1}; the last good "
-                "state is kept. Reduce step_size or the learning rate, or rescale the data."
-            ), ConvergenceWarning
+                (
+                    f"{name} met NaN or infinity at iteration {result.n_iter + 1}; the last good "
+                    "state is kept. Reduce step_size or the learning rate, or rescale the data."
+                ),
+                ConvergenceWarning,
+            )
         elif result.status == "interrupted":
             message, category = (
-                f"{name}.fit was interrupted after {result.n_iter} iterations; the best state "
-                "so far is kept."
-            ), UserWarning
+                (
+                    f"{name}.fit was interrupted after {result.n_iter} iterations; the best state "
+                    "so far is kept."
+                ),
+                UserWarning,
+            )
         else:
             return
         warnings.warn(message, category, stacklevel=_STACK)

@@ -1,7 +1,7 @@
 """What moves: velocities, steppers, carriers of a measure, and the one loop."""
 
 from skwgf.flows.carriers import NetworkCarrier, ParticleCarrier, Velocity, VelocityField
-from skwgf.flows.loop import Carrier, FlowResult, plateau, run_flow, small_step
+from skwgf.flows.loop import Carrier, FlowResult, plateau, run_flow, settled, small_step
 from skwgf.flows.regression import pair_update, persistent_update
 from skwgf.flows.steppers import euler
 from skwgf.flows.transport import debiased_velocity, tracked_velocity, transport_velocity
@@ -19,6 +19,7 @@ __all__ = [
     "persistent_update",
     "plateau",
     "run_flow",
+    "settled",
     "small_step",
     "tracked_velocity",
     "transport_velocity",

@@ -9,6 +9,7 @@ the carrier always ends in a usable state, whatever happened on the way.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class FlowResult:
         start and, with a validation function, "validation" (NaN at steps without one).
 
     best_iter : int or None
-        The step whose state was restored as the best validated one; None without validation.
+        The step whose state the carrier was left in; None without validation.
     """
 
     n_iter: int
@@ -91,6 +92,35 @@ def plateau(key: str, *, tol: float, patience: int) -> Callable[[History], bool]
     return rule
 
 
+def settled(key: str, *, tol: float, after: int) -> Callable[[History], bool]:
+    """Return a stopping rule for schedules: `key` has come to rest at the end of them.
+
+    The rule waits for `after` steps. Then the best value in the last quarter must not lie below
+    the best one before by more than `tol` times the absolute value of the first. NaN entries are
+    skipped; fewer than eight values never count as settled.
+
+    Examples
+    --------
+    >>> from skwgf.flows import settled
+    >>> rule = settled("objective", tol=0.01, after=9)
+    >>> rule({"objective": [1.0, 0.5, 0.3, 0.2] + 4 * [0.2]})
+    False
+    >>> rule({"objective": [1.0, 0.5, 0.3, 0.2] + 5 * [0.2]})
+    True
+    """
+
+    def rule(history: History) -> bool:
+        entries = history.get(key, [])
+        values = [value for value in entries if not math.isnan(value)]
+        if len(entries) < after or len(values) < 8:
+            return False
+        quarter = len(values) // 4
+        gain = min(values[:-quarter]) - min(values[-quarter:])
+        return gain <= tol * abs(values[0])
+
+    return rule
+
+
 def small_step(tol: float) -> Callable[[History], bool]:
     """Return a stopping rule: the last step's size is at most `tol`.
 
@@ -110,6 +140,7 @@ def run_flow(
     stop: Callable[[History], bool] | None = None,
     validate: Callable[[], float] | None = None,
     validate_every: int = 1,
+    slack: float = 0.0,
     monitor: Callable[[int, History], bool] | None = None,
     history: History | None = None,
 ) -> FlowResult:
@@ -129,11 +160,14 @@ def run_flow(
         :func:`small_step`. None runs all steps.
 
     validate : callable, default=None
-        Returns a held-out figure of the present state (lower is better). The state with the
-        best figure is the one the carrier is left in.
+        Returns a held-out figure of the present state (lower is better). The carrier is left
+        in the latest state whose figure was within `slack` of the best one up to then.
 
     validate_every : int, default=1
         Number of steps between two validations; the last step is always validated.
+
+    slack : float, default=0.0
+        Difference between two figures that means nothing: the noise of the validation.
 
     monitor : callable, default=None
         Called after every step with its number (from 0) and the history; returning True ends
@@ -167,7 +201,7 @@ def run_flow(
     history = {key: list(values) for key, values in (history or {}).items()}
     offset = history["seconds"][-1] if history.get("seconds") else 0.0
     start = time.perf_counter()
-    best_value, best_iter, best_state = math.inf, None, None
+    best_value, best_iter, best_state = sys.float_info.max, None, None
     status: Status = "max_iter"
     n_iter = 0
     good = carrier.state_dict()
@@ -187,8 +221,9 @@ def run_flow(
             n_iter = k + 1
             for key, value in record.items():
                 history.setdefault(key, []).append(value)
-            if record.get("validation", math.inf) < best_value:
-                best_value, best_iter, best_state = record["validation"], k, good
+            figure = record.get("validation", math.nan)
+            if figure <= best_value + slack:
+                best_value, best_iter, best_state = min(best_value, figure), k, good
             if monitor is not None and monitor(k, history):
                 status = "stopped"
                 break

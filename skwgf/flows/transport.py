@@ -74,7 +74,7 @@ def tracked_velocity(transport: SemidiscreteTransport, step_size: float) -> Velo
     velocity = transport_velocity(transport)
 
     def field(x: Tensor, side: Tensor | None = None) -> Velocity:
-        transport.update(x, side, shrink=step_size)
+        transport.update(x, side)
         return velocity(x, side)
 
     return field

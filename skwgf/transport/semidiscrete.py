@@ -26,6 +26,7 @@ from skwgf.transport.exact import exact_plan
 # potential (about ten seconds of network simplex); beyond it the dual is climbed by sampling.
 _EXACT_ROWS = 5000
 _TILE = 1024
+N_UP=1
 
 
 def cell_index(x: Tensor, y: Tensor, potential: Tensor) -> Tensor:
@@ -123,12 +124,12 @@ class SemidiscreteTransport:
                     self._ascend(tile, reg, gain=1.0)
         self.n_updates = 1
 
-    def update(self, x: Tensor, side: Tensor | None = None, *, shrink: float = 0.0) -> None:
-        """Correct the dual vector after the law has moved by a step of size `shrink`."""
+    def update(self, x: Tensor, side: Tensor | None = None) -> None:
+        """Correct the dual vector after the law has moved, on a batch of it."""
         x = x if side is None else torch.cat([x, side], 1)
         self.mean_cost = mean_cost(x, self.features)
-        self.potential = (1.0 - shrink) * self.potential
-        self._ascend(x, self.ascent_reg, gain=self.n_updates**-0.5)
+        for _ in range(N_UP):
+            self._ascend(x, self.ascent_reg, gain=1.0)
         self.n_updates += 1
 
     def cells(self, x: Tensor, side: Tensor | None = None) -> Tensor:
@@ -154,7 +155,7 @@ class SemidiscreteTransport:
             return
         reg = reg * self.mean_cost
         mass = cell_probabilities(x, self.features, self.potential, reg).mean(0) * len(self.y)
-        self.potential = self.potential + gain * reg * (1.0 - mass).clamp_(-1.0, 1.0)
+        self.potential = self.potential - gain * reg * mass.clamp_(1e-6).log_()
 
     def state_dict(self) -> dict[str, Any]:
         """Return what changes from call to call."""

@@ -1,0 +1,160 @@
+"""The transport problem behind a Wasserstein-2 generator, in scaled coordinates: pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from skwgf._tensor import derive_seed, make_generator
+from skwgf.estimators._generator import POTENTIAL, normal_points
+from skwgf.flows import VelocityField, debiased_velocity, tracked_velocity, transport_velocity
+from skwgf.flows.carriers import Draw, Stateful
+from skwgf.transport import (
+    MinibatchTransport,
+    NetworkTransport,
+    SemidiscreteTransport,
+    batch_map,
+    class_coordinates,
+    mean_cost,
+    transport_labels,
+)
+
+# Points that the first potential is solved on: as many as rows up to the size that an exact plan
+# takes ten seconds for, more for the stochastic ascent beyond it, and never fewer than some.
+_FEW_POINTS, _EXACT_POINTS, _ASCENT_POINTS = 1000, 5000, 16384
+# Latents mapped in advance: this many, or as many numbers in all.
+_POOL_ROWS, _POOL_NUMBERS = 200_000, 2**24
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A reference law to be moved to the rows `y`, all tensors on one device.
+
+    Attributes
+    ----------
+    y : Tensor of shape (m, d)
+        Target rows.
+
+    source : Tensor of shape (n, d) or None
+        Reference rows; None is N(0, I).
+
+    side_source, side_target : Tensor of shape (n, k) and (m, k), or None
+        Coordinates of the class term in the cost.
+
+    reg : float
+        Regularisation of the plans, in the unit of the cost.
+
+    seed : int
+        Seed of the fit.
+    """
+
+    y: Tensor
+    source: Tensor | None
+    side_source: Tensor | None
+    side_target: Tensor | None
+    reg: float
+    seed: int
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Return n reference points and what travels with them."""
+        if self.source is None:
+            z = torch.randn(n, self.y.shape[1], generator=generator)
+            return z.to(self.y), None
+        index = choose(len(self.source), n, generator).to(self.y.device)
+        return self.source[index], None if self.side_source is None else self.side_source[index]
+
+
+def choose(n_rows: int, n: int, generator: torch.Generator) -> Tensor:
+    """Return n indices of rows, without repetition as long as there are enough."""
+    if n <= n_rows:
+        return torch.randperm(n_rows, generator=generator)[:n]
+    return torch.randint(n_rows, (n,), generator=generator)
+
+
+def class_sides(
+    source: Tensor, labels: Tensor, y: Tensor, *, n_classes: int, weight: float, reg: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the class coordinates of source and target, and the target's class probabilities."""
+    proba = transport_labels(source, labels, y, n_classes=n_classes, weight=weight, reg=reg)
+    unit = weight * mean_cost(source, y)
+    known = one_hot(labels, n_classes).to(source)
+    return class_coordinates(known, unit), class_coordinates(proba, unit), proba
+
+
+def end_points(problem: Problem, n_pairs: int) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """Return a function that draws reference points with their images under the optimal map.
+
+    `n_pairs` bounds the number of pairs that will be used in all.
+    """
+    y, generator = problem.y, make_generator(derive_seed(problem.seed, POTENTIAL))
+    if problem.source is None:
+        n_pool = min(_POOL_ROWS, _POOL_NUMBERS // y.shape[1], n_pairs)
+        z, _ = problem.draw(n_pool, generator)
+        transport = SemidiscreteTransport(y, reg=problem.reg)
+        transport.solve(normal_points(_n_points(len(y)), y.shape[1], problem.seed).to(y))
+        image = transport(z)
+    else:
+        z, image = problem.source, source_images(problem)
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        index = torch.randint(len(z), (n,), generator=generator).to(y.device)
+        return z[index], image[index]
+
+    return draw
+
+
+def source_images(problem: Problem) -> Tensor:
+    """Return the images of all source rows under one plan to all target rows."""
+    source, y = problem.source, problem.y
+    assert source is not None
+    if max(len(source), len(y)) <= _EXACT_POINTS:
+        return batch_map(
+            source,
+            y,
+            side_x=problem.side_source,
+            side_y=problem.side_target,
+            reg=problem.reg,
+        )
+    transport = SemidiscreteTransport(y, side=problem.side_target, reg=problem.reg)
+    generator = make_generator(derive_seed(problem.seed, POTENTIAL))
+    transport.solve(*problem.draw(_n_points(len(y)), generator))
+    return transport(source, problem.side_source)
+
+
+def velocity(
+    problem: Problem,
+    potential: str,
+    push: Draw,
+    *,
+    step_size: float,
+    debias: bool,
+    batch_size: int,
+    generator: torch.Generator,
+) -> tuple[VelocityField, Stateful]:
+    """Return the velocity of the flow with re-estimated potentials, and the potential.
+
+    `push(n)` returns n points of the moving law and what travels with them.
+    """
+    y, side = problem.y, problem.side_target
+    if potential == "semidiscrete":
+        semidiscrete = SemidiscreteTransport(y, side=side, reg=problem.reg)
+        semidiscrete.solve(*push(_n_points(len(y))))
+        return tracked_velocity(semidiscrete, step_size), semidiscrete
+    if potential == "minibatch":
+        minibatch = MinibatchTransport(y, side=side, reg=problem.reg, generator=generator)
+        if debias:
+            return debiased_velocity(
+                minibatch, push, lambda n: min(n, len(y)), problem.reg
+            ), minibatch
+        return transport_velocity(minibatch), minibatch
+    network = NetworkTransport(y, batch_size=min(512, batch_size), generator=generator)
+    return transport_velocity(network), network
+
+
+def _n_points(n_rows: int) -> int:
+    """Return the number of points to solve the first potential on."""
+    return max(n_rows, _FEW_POINTS) if n_rows <= _EXACT_POINTS else _ASCENT_POINTS

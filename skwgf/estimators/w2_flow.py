@@ -1,0 +1,541 @@
+r"""Generative modelling by the gradient flow of the Wasserstein-2 loss.
+
+The flow of :math:`\mu \mapsto \tfrac12 W_2^2(\mu, \nu)` moves a law towards the law of the data,
+:math:`\dot x = T(x) - x` with T the optimal map; a network is trained to follow it.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any, ClassVar, Self, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import _fit_context
+from sklearn.callback import with_callbacks
+from sklearn.utils import assert_all_finite, column_or_1d
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_consistent_length
+from torch import Tensor, nn
+
+from skwgf._tensor import (
+    derive_seed,
+    draw_seed,
+    make_generator,
+    resolve_device,
+    tensor_to_array,
+    to_numpy,
+    to_tensor,
+)
+from skwgf.base import BaseFlow
+from skwgf.estimators._generator import (
+    SCORE_REG,
+    SPLIT,
+    VALIDATION,
+    Coordinates,
+    GeneratorMixin,
+    fit_coordinates,
+    push_forward,
+)
+from skwgf.estimators._w2_problem import Problem, class_sides, end_points, velocity
+from skwgf.flows import NetworkCarrier, pair_update, persistent_update, plateau, settled
+from skwgf.flows.carriers import Stateful
+from skwgf.flows.loop import History
+from skwgf.flows.regression import Update
+from skwgf.nn import Activation, PushForward, Regressor, evaluate, mlp
+from skwgf.transport import mean_cost, sinkhorn_divergence
+
+# Optimiser steps of an iteration when the plan is held to the end.
+_INNER_STEPS = 10
+# Held-out rows: at most so many, and none at all when there would be fewer than the least.
+_LEAST_HELD_OUT, _MOST_HELD_OUT = 50, 1000
+_VALIDATIONS = 20
+
+
+def split(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the indices of the rows to learn from and of those held out."""
+    n_held_out = min(int(fraction * n), _MOST_HELD_OUT)
+    if n_held_out < _LEAST_HELD_OUT:
+        return torch.arange(n), torch.arange(0)
+    order = torch.randperm(n, generator=make_generator(seed))
+    return order[n_held_out:].sort().values, order[:n_held_out]
+
+
+def validation(
+    problem: Problem, regressor: Regressor, held_out: Tensor
+) -> tuple[Callable[[], float], float]:
+    """Return the divergence of the averaged network's law from the held-out rows, and its noise.
+
+    The reference points are the same at every call, so that the figures compare. The noise is the
+    divergence between the held-out rows and as many of the others: two samples of one law.
+    """
+    generator = make_generator(derive_seed(problem.seed, VALIDATION))
+    z, _ = problem.draw(len(held_out), generator)
+    unit = mean_cost(held_out, held_out)
+    others = problem.y[torch.randperm(len(problem.y), generator=generator)[: len(held_out)]]
+    noise = float(sinkhorn_divergence(others, held_out, SCORE_REG * unit)) if unit > 0 else 0.0
+
+    def validate() -> float:
+        with regressor.averaged() as module:
+            x = evaluate(module, z)
+        if unit == 0 or not bool(torch.isfinite(x).all()):
+            return math.inf
+        return float(sinkhorn_divergence(x, held_out, SCORE_REG * unit))
+
+    return validate, noise
+
+
+def averaged_core(regressor: Regressor) -> nn.Module:
+    """Return a copy of the trained network with its averaged weights."""
+    with regressor.averaged() as module:
+        return copy.deepcopy(cast(PushForward, module).core)
+
+
+def continue_training(regressor: Regressor, state: dict[str, Tensor]) -> None:
+    """Give a new regressor the weights, average and moments of an earlier fit."""
+    expected = {name: value.shape for name, value in regressor.state_dict().items()}
+    if any(name in state and state[name].shape != shape for name, shape in expected.items()) or (
+        not expected.keys() <= state.keys()
+    ):
+        raise ValueError(
+            "warm_start=True goes on with the network of the previous fit, but its layers or the "
+            "number of columns have changed. Set warm_start=False, or fit a clone."
+        )
+    regressor.load_state_dict(state)
+
+
+class W2FlowGenerator(GeneratorMixin, BaseFlow):
+    r"""Generator trained by the gradient flow of the Wasserstein-2 loss.
+
+    A network :math:`G` carries the law :math:`\mu` of :math:`G(z)`, z drawn from a reference, to
+    the law :math:`\nu` of the rows of X along
+
+    .. math:: \dot x = T_\mu(x) - x, \qquad W_2(\mu_t, \nu) = e^{-t} \, W_2(\mu_0, \nu),
+
+    with :math:`T_\mu` the optimal map from :math:`\mu` to :math:`\nu`. An iteration moves
+    :math:`x_i = G(z_i)` to :math:`\zeta_i = x_i + \tau (T_\mu(x_i) - x_i)` and regresses
+    :math:`G(z_i)` on :math:`\zeta_i` (persistent training). The reference is N(0, I); with
+    `X_source` it is the law of the source rows, the network starts at the identity, and
+    :meth:`transform` carries rows from one domain to the other.
+
+    Read more in the :ref:`User Guide <w2_flow>`.
+
+    Parameters
+    ----------
+    potential : {"semidiscrete", "minibatch", "network"}, default="semidiscrete"
+        How the optimal map is found: one dual vector over all rows of X; exact or entropic plans
+        between batches; or a pair of potential networks, as in the paper.
+
+    step_size : float, default=1.0
+        Step :math:`\tau` in flow time, in (0, 1]. Without effect with ``persistence="full"``,
+        which goes to the end of the flow.
+
+    persistence : int, "auto", "full" or None, default=None
+        Number of optimiser steps on the same pairs :math:`(z_i, \zeta_i)`. "auto" stops when the
+        network lags behind by less than a quarter of the step, after 50 at the latest. "full"
+        holds the plan to the end: the optimal map stays the same along the exact flow, so that
+        its end points are regressed on directly; it needs ``potential="semidiscrete"``. None is
+        "full" there, else "auto".
+
+    debias : bool, default=True
+        Whether ``potential="minibatch"`` subtracts the plan onto a second generated batch, which
+        makes the mean velocity vanish when the law is that of the data. The other potentials do
+        not read it.
+
+    reg : float or None, default=None
+        Entropic regularisation of the plans, relative to the mean cost :math:`|x - y|^2/2`
+        between reference (within X, if it is N(0, I)) and X. None is 0.1 with `y_source`, else 0,
+        which means exact plans. ``potential="network"`` does not read it.
+
+    label_weight : float, default=4.0
+        Weight of the class term in the cost when `y_source` is given, relative to the mean cost.
+
+    hidden_layer_sizes : tuple of int, default=(64, 64, 64, 64)
+        Widths of the hidden layers of the network.
+
+    activation : {"relu", "silu", "tanh", "elu"}, default="relu"
+        Activation of the network.
+
+    batch_size : int, default=1024
+        Number of pairs of an optimiser step.
+
+    learning_rate : float, default=0.01
+        Largest learning rate of Adam; it rises over 2% of the iterations and falls along half a
+        cosine after that.
+
+    ema_decay : float, default=0.995
+        Decay per optimiser step of the averaged weights, which make the fitted network.
+
+    max_iter : int, default=300
+        Number of iterations, of ten optimiser steps each with ``persistence="full"``.
+
+    tol : float, default=1e-3
+        The fit counts as converged when the last quarter of the iterations has not improved the
+        held-out divergence (the objective, without held-out rows) by more than `tol` times its
+        first value.
+
+    n_iter_no_change : int or None, default=None
+        Stop early when as many validations in a row (of about 20 in all; iterations, without
+        held-out rows) bring no improvement by `tol`. None runs the whole schedule, which gives
+        the best shapes.
+
+    validation_fraction : float, default=0.1
+        Share of the rows of X, at most 1000, that is held out; the weights with the least
+        debiased Sinkhorn divergence to them are kept. With fewer than 50 rows nothing is held
+        out.
+
+    warm_start : bool, default=False
+        Whether fit goes on from the weights of the previous fit, with a new schedule.
+
+    device : None, str or torch.device, default=None
+        Where to compute: None is the CPU, "auto" the first accelerator.
+
+    dtype : {"float32", "float64"} or None, default=None
+        Precision of :meth:`sample`; None is that of X. The network is trained in float32 and
+        evaluated in float64 on devices that have it.
+
+    random_state : int, RandomState instance or None, default=None
+        Seed of the fit.
+
+    verbose : int, default=0
+        Print a line every `verbose` iterations.
+
+    Attributes
+    ----------
+    network_ : PushForward
+        The map from reference rows to data rows, a torch module in the units of the data.
+
+    X_source_ : ndarray of shape (n_source, n_features) or None
+        The source rows; None when the reference is N(0, I).
+
+    classes_source_ : ndarray of shape (n_classes,) or None
+        The labels in `y_source`.
+
+    target_proba_ : ndarray of shape (n_rows, n_classes) or None
+        Class probabilities that were found for the rows of X; None without `y_source`.
+
+    n_iter_ : int
+        Number of iterations.
+
+    converged_ : bool
+        Whether the fit has converged.
+
+    history_ : dict of ndarray
+        A value an iteration: "objective" (half the mean squared distance to the images, an upper
+        estimate of half the squared Wasserstein distance), "step" (rms displacement), "seconds",
+        and "validation" (NaN where none was made) with held-out rows; all lengths in units of the
+        scale of X. Loops with integer or "auto" persistence add "lag" and "n_inner".
+
+    n_features_in_ : int
+        Number of columns of X.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Their names, when X has string column names.
+
+    Raises
+    ------
+    ValueError
+        When parameters or inputs do not fit together; the message says what to change.
+
+    Warns
+    -----
+    ConvergenceWarning
+        When the figures were still improving at the end.
+
+    Notes
+    -----
+    The data are centred and divided by one scale inside. Columns of very different size should be
+    scaled before, since the Wasserstein distance is dominated by the largest.
+
+    References
+    ----------
+    .. [1] Y.-J. Huang, Z. Malik. *Generative Modeling by Minimizing the Wasserstein-2 Loss*.
+       arXiv:2406.13619.
+
+    Examples
+    --------
+    >>> from skwgf import W2FlowGenerator
+    >>> from skwgf.datasets import make_two_moons
+    >>> X, _ = make_two_moons(1000, random_state=0)
+    >>> generator = W2FlowGenerator(max_iter=150, random_state=0).fit(X)
+    >>> generator.sample(5, random_state=0).shape
+    (5, 2)
+    >>> generator.score(X) > -0.01
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseFlow._parameter_constraints,
+        "potential": [StrOptions({"semidiscrete", "minibatch", "network"})],
+        "step_size": [Interval(Real, 0, 1, closed="right")],
+        "persistence": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto", "full"}),
+            None,
+        ],
+        "debias": ["boolean"],
+        "reg": [Interval(Real, 0, None, closed="left"), None],
+        "label_weight": [Interval(Real, 0, None, closed="left")],
+        "hidden_layer_sizes": ["array-like"],
+        "activation": [StrOptions({"relu", "silu", "tanh", "elu"})],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "ema_decay": [Interval(Real, 0, 1, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), None],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+    }
+
+    def __init__(
+        self,
+        potential: str = "semidiscrete",
+        *,
+        step_size: float = 1.0,
+        persistence: int | str | None = None,
+        debias: bool = True,
+        reg: float | None = None,
+        label_weight: float = 4.0,
+        hidden_layer_sizes: tuple[int, ...] = (64, 64, 64, 64),
+        activation: str = "relu",
+        batch_size: int = 1024,
+        learning_rate: float = 0.01,
+        ema_decay: float = 0.995,
+        max_iter: int = 300,
+        tol: float = 1e-3,
+        n_iter_no_change: int | None = None,
+        validation_fraction: float = 0.1,
+        warm_start: bool = False,
+        device: str | torch.device | None = None,
+        dtype: Any = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int | bool = 0,
+    ) -> None:
+        self.potential = potential
+        self.step_size = step_size
+        self.persistence = persistence
+        self.debias = debias
+        self.reg = reg
+        self.label_weight = label_weight
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.ema_decay = ema_decay
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.validation_fraction = validation_fraction
+        self.warm_start = warm_start
+        self.device = device
+        self.dtype = dtype
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None, *, X_source: Any = None, y_source: Any = None) -> Self:
+        """Learn the map from the reference to the law of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows of the target law, at least two.
+
+        y : None
+            Ignored.
+
+        X_source : array-like of shape (n_source, n_features), default=None
+            Rows of the law to start from; None starts from N(0, I).
+
+        y_source : array-like of shape (n_source,), default=None
+            Labels of the source rows. Rows of a class are then carried to the same region of the
+            target, whose own labels are not needed.
+
+        Returns
+        -------
+        self : W2FlowGenerator
+        """
+        X = self._validate(X, reset=True, min_samples=2)
+        X_source, y_source = self._check_source(X, X_source, y_source)
+        persistence = self._check_parameters(labelled=y_source is not None)
+        device, seed = resolve_device(self.device), draw_seed(self.random_state)
+        generator = make_generator(seed)
+        coordinates = fit_coordinates(X if X_source is None else np.concatenate([X, X_source]))
+        problem, held_out, found = self._problem(X, X_source, y_source, coordinates, seed, device)
+        regressor = self._regressor(X.shape[1], X_source is not None, generator, device)
+        update, parts = self._update(problem, persistence, regressor, generator)
+        validate, noise = (
+            validation(problem, regressor, held_out) if len(held_out) else (None, 0.0)
+        )
+
+        def fitted() -> dict[str, Any]:
+            core = averaged_core(regressor)
+            residual = X_source is not None
+            return found | {
+                "network_": push_forward(core, coordinates, residual=residual, device=device),
+                "X_source_": X_source,
+                "_seed": seed,
+                "_draws_dtype": X.dtype if self.dtype is None else np.dtype(self.dtype),
+            }
+
+        self._run(
+            NetworkCarrier(regressor, update, max_iter=self.max_iter, parts=parts),
+            X=X,
+            y=y,
+            fitted=fitted,
+            stop=self._stopping_rule("objective" if validate is None else "validation"),
+            validate=validate,
+            slack=noise,
+            validate_every=max(1, self.max_iter // _VALIDATIONS),
+            remedies="Increase max_iter, or accept a larger tol.",
+        )
+        for name, value in fitted().items():
+            setattr(self, name, value)
+        self._training_state = regressor.state_dict()
+        return self
+
+    def _check_source(
+        self, X: NDArray[Any], X_source: Any, y_source: Any
+    ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
+        """Return the checked source rows and their labels."""
+        if X_source is None:
+            if y_source is not None:
+                raise ValueError("y_source labels the rows of X_source, but X_source is None.")
+            return None, None
+        n_features = np.shape(X_source)[1] if np.ndim(X_source) == 2 else X.shape[1]
+        if n_features != X.shape[1]:
+            raise ValueError(
+                f"X_source has {n_features} columns but X has {X.shape[1]}. Source and target "
+                "must have the same features."
+            )
+        X_source = self._validate(X_source, reset=False, min_samples=2)
+        if y_source is None:
+            return X_source, None
+        y_source = column_or_1d(tensor_to_array(y_source))
+        assert_all_finite(y_source, input_name="y_source")
+        check_consistent_length(X_source, y_source)
+        return X_source, y_source
+
+    def _check_parameters(self, *, labelled: bool) -> int | str:
+        """Return the persistence to use, after checks that involve several parameters."""
+        if labelled and self.potential == "network":
+            raise ValueError(
+                "potential='network' has no place for the class term of y_source. Use "
+                "potential='semidiscrete' or 'minibatch', or leave y_source out."
+            )
+        if self.persistence == "full" and self.potential != "semidiscrete":
+            raise ValueError(
+                f"persistence='full' holds one plan to the end, which potential="
+                f"{self.potential!r} does not have. Use potential='semidiscrete', or an integer "
+                "or 'auto' persistence."
+            )
+        if self.persistence is not None:
+            return self.persistence
+        return "full" if self.potential == "semidiscrete" else "auto"
+
+    def _problem(
+        self,
+        X: NDArray[Any],
+        X_source: NDArray[Any] | None,
+        y_source: NDArray[Any] | None,
+        coordinates: Coordinates,
+        seed: int,
+        device: torch.device,
+    ) -> tuple[Problem, Tensor, dict[str, Any]]:
+        """Return the problem in scaled coordinates, the held-out rows and what was found."""
+        y = coordinates.apply(X).float().to(device)
+        source = None if X_source is None else coordinates.apply(X_source).float().to(device)
+        side_source = side_target = classes = proba = None
+        reg = self.reg if self.reg is not None else (0.0 if y_source is None else 0.1)
+        if source is not None and y_source is not None:
+            classes, codes = np.unique(y_source, return_inverse=True)
+            side_source, side_target, proba = class_sides(
+                source,
+                to_tensor(codes, device=device).long(),
+                y,
+                n_classes=len(classes),
+                weight=self.label_weight,
+                reg=reg or 0.1,
+            )
+        rows, held_out = split(len(y), self.validation_fraction, derive_seed(seed, SPLIT))
+        problem = Problem(
+            y=y[rows],
+            source=source,
+            side_source=side_source,
+            side_target=None if side_target is None else side_target[rows],
+            reg=reg * mean_cost(y if source is None else source, y),
+            seed=seed,
+        )
+        found = {
+            "classes_source_": classes,
+            "target_proba_": None if proba is None else to_numpy(proba),
+        }
+        return problem, y[held_out], found
+
+    def _regressor(
+        self, d: int, residual: bool, generator: torch.Generator, device: torch.device
+    ) -> Regressor:
+        """Return the network to train, with its optimiser."""
+        core = mlp(
+            d,
+            d,
+            tuple(self.hidden_layer_sizes),
+            activation=cast(Activation, self.activation),
+            generator=generator,
+            zero_last=residual,
+            device=device,
+        )
+        zero, one = torch.zeros(d, device=device), torch.ones(d, device=device)
+        module = PushForward(
+            core, in_shift=zero, in_scale=one, out_shift=zero, out_scale=one, residual=residual
+        )
+        regressor = Regressor(module, learning_rate=self.learning_rate, ema_decay=self.ema_decay)
+        if self.warm_start and hasattr(self, "_training_state"):
+            continue_training(regressor, self._training_state)
+        return regressor
+
+    def _update(
+        self,
+        problem: Problem,
+        persistence: int | str,
+        regressor: Regressor,
+        generator: torch.Generator,
+    ) -> tuple[Update, tuple[Stateful, ...]]:
+        """Return what an iteration does to the network, and the parts that change with it."""
+        n_source = self.batch_size if problem.source is None else len(problem.source)
+        batch_size = min(self.batch_size, n_source)
+        if persistence == "full":
+            draw = end_points(problem, self.max_iter * _INNER_STEPS * batch_size)
+            return pair_update(draw, batch_size=batch_size, n_inner=_INNER_STEPS), ()
+
+        def push(n: int) -> tuple[Tensor, Tensor | None]:
+            z, side = problem.draw(n, generator)
+            return evaluate(regressor.module, z), side
+
+        field, potential = velocity(
+            problem,
+            self.potential,
+            push,
+            step_size=self.step_size,
+            debias=self.debias,
+            batch_size=batch_size,
+            generator=generator,
+        )
+        update = persistent_update(
+            lambda n: problem.draw(n, generator),
+            field,
+            step_size=self.step_size,
+            persistence=persistence,
+            batch_size=batch_size,
+        )
+        return update, (potential,)
+
+    def _stopping_rule(self, key: str) -> Callable[[History], bool]:
+        """Return when to stop: at the end of the schedule, or on a plateau if asked for."""
+        if self.n_iter_no_change is not None:
+            return plateau(key, tol=self.tol, patience=self.n_iter_no_change)
+        previous = len(self.history_["objective"]) if self._goes_on() else 0
+        return settled(key, tol=self.tol, after=previous + self.max_iter)
