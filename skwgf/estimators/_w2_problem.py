@@ -130,7 +130,6 @@ def velocity(
     potential: str,
     push: Draw,
     *,
-    step_size: float,
     debias: bool,
     batch_size: int,
     generator: torch.Generator,
@@ -143,7 +142,7 @@ def velocity(
     if potential == "semidiscrete":
         semidiscrete = SemidiscreteTransport(y, side=side, reg=problem.reg)
         semidiscrete.solve(*push(_n_points(len(y))))
-        return tracked_velocity(semidiscrete, step_size), semidiscrete
+        return tracked_velocity(semidiscrete), semidiscrete
     if potential == "minibatch":
         minibatch = MinibatchTransport(y, side=side, reg=problem.reg, generator=generator)
         if debias:

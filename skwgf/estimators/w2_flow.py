@@ -367,9 +367,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         problem, held_out, found = self._problem(X, X_source, y_source, coordinates, seed, device)
         regressor = self._regressor(X.shape[1], X_source is not None, generator, device)
         update, parts = self._update(problem, persistence, regressor, generator)
-        validate, noise = (
-            validation(problem, regressor, held_out) if len(held_out) else (None, 0.0)
-        )
+        validate, noise = validation(problem, regressor, held_out) if len(held_out) else (None, 0.0)
 
         def fitted() -> dict[str, Any]:
             core = averaged_core(regressor)
@@ -519,7 +517,6 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             problem,
             self.potential,
             push,
-            step_size=self.step_size,
             debias=self.debias,
             batch_size=batch_size,
             generator=generator,

@@ -60,16 +60,13 @@ def transport_velocity(transport: TransportMap) -> VelocityField:
     return field
 
 
-def tracked_velocity(transport: SemidiscreteTransport, step_size: float) -> VelocityField:
+def tracked_velocity(transport: SemidiscreteTransport) -> VelocityField:
     r"""Return :math:`v(x) = T(x) - x`, the potential of T corrected on `x` before every use.
 
     Parameters
     ----------
     transport : SemidiscreteTransport
         The map; its potential must have been solved for at the start of the flow.
-
-    step_size : float
-        Step :math:`\tau` of the flow, by which the potential shrinks from one call to the next.
     """
     velocity = transport_velocity(transport)
 

@@ -7,12 +7,12 @@ For the cost :math:`c(x, y) = |x - y|^2 / 2` the dual problem has one unknown fo
     \max_{g \in \mathbb{R}^m} \; \mathbb{E}_x \min_j \{c(x, y_j) - g_j\} + \sum_j b_j g_j,
 
 and its solution gives the optimal map at every point, seen or unseen:
-:math:`T(x) = y_{j^*}` with :math:`j^* = \arg\min_j c(x, y_j) - g_j`. The gradient of the dual is
-:math:`b_j - \mathbb{P}(j^* = j)`: a row that draws too much mass gets a lower potential.
+:math:`T(x) = y_{j^*}` with :math:`j^* = \arg\min_j c(x, y_j) - g_j`.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -21,12 +21,17 @@ from torch import Tensor
 from skwgf._tensor import argmax_rows
 from skwgf.transport.cost import mean_cost
 from skwgf.transport.exact import exact_plan
+from skwgf.transport.sinkhorn import sinkhorn_self
 
-# Largest number of rows for which the exact plan between as many points and rows gives the
-# potential (about ten seconds of network simplex); beyond it the dual is climbed by sampling.
+# Largest number of points and rows for which the exact plan gives the potential (about ten
+# seconds of network simplex); beyond it sweeps over batches do.
 _EXACT_ROWS = 5000
+# Rows in one pass, and rows whose transport to themselves is solved for at once.
 _TILE = 1024
-N_UP=1
+_SELF_ROWS = 5000
+_UPDATE_SWEEPS = 3
+# A cell without mass on a batch would get an infinite potential.
+_LEAST_MASS = 1e-6
 
 
 def cell_index(x: Tensor, y: Tensor, potential: Tensor) -> Tensor:
@@ -73,13 +78,64 @@ def cell_probabilities(x: Tensor, y: Tensor, potential: Tensor, reg: float) -> T
     return torch.addmm(offset, x, y.T, beta=-1).div_(reg).softmax(1)
 
 
+def dual_sweep(x: Tensor, y: Tensor, dual: Tensor, reg: float) -> Tensor:
+    r"""Return the entropic dual vector after one Sinkhorn sweep on a batch of the law.
+
+    .. math:: g_j \leftarrow g_j - reg \, \log (m \hat p_j)
+
+    with :math:`\hat p_j` the mass of the smoothed cell j on the batch: a row that draws more than
+    its share of the mass gets a lower potential.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, d)
+        Batch.
+
+    y : Tensor of shape (m, d)
+        Atoms.
+
+    dual : Tensor of shape (m,)
+        Dual vector g.
+
+    reg : float
+        Regularisation, in the unit of the cost.
+
+    Returns
+    -------
+    Tensor of shape (m,)
+    """
+    mass = cell_probabilities(x, y, dual, reg).mean(0) * len(y)
+    return dual - reg * mass.clamp_(_LEAST_MASS).log_()
+
+
+def self_dual(y: Tensor, reg: float) -> Tensor:
+    """Return the entropic dual vector of the transport of the rows of `y` to themselves.
+
+    Of many rows some are solved for and the others follow by a soft minimum.
+    """
+    some = y[:: math.ceil(len(y) / _SELF_ROWS)]
+    dual = sinkhorn_self(some, reg).g
+    if len(some) == len(y):
+        return dual
+    half = (dual - 0.5 * some.square().sum(1)).unsqueeze(0)
+    soft = [
+        torch.addmm(half, tile, some.T).div_(reg).logsumexp(1) for tile in torch.split(y, _TILE)
+    ]
+    return 0.5 * y.square().sum(1) - reg * (torch.cat(soft) - math.log(len(some)))
+
+
 class SemidiscreteTransport:
     r"""Map towards all target rows through one dual vector, kept up to date along a flow.
 
-    The first call solves for the dual vector; every later one corrects it by stochastic ascent,
-    :math:`g_j \leftarrow g_j + \gamma\, reg\, (1 - \hat p_j / b_j)`, :math:`\hat p_j` the
-    smoothed mass of cell j on a batch. Along the exact flow g shrinks by :math:`1 - \tau` a step
-    (the plan stays, the points approach their images); the caller says so through `shrink`.
+    The first potential is exact when points and rows are few, else the result of Sinkhorn sweeps
+    on batches at falling regularisation. Later ones follow the moving law by a few sweeps on a
+    batch. A potential found with regularisation `reg` and used without it would spread the mass
+    outwards (rows at the rim of a cluster get more than their share); subtracting the dual vector
+    of the rows' transport to themselves,
+
+    .. math:: g = g^{x \to y}_{reg} - g^{y \to y}_{reg},
+
+    cancels that, exactly so when the law has reached the target.
 
     Parameters
     ----------
@@ -92,8 +148,23 @@ class SemidiscreteTransport:
     reg : float, default=0.0
         Entropic smoothing of the map, in the unit of the cost; 0 maps each point to one row.
 
-    ascent_reg : float, default=0.01
-        Smoothing of the cells during the ascent, relative to the mean cost.
+    sweep_reg : float, default=0.01
+        Regularisation of the sweeps, relative to the mean cost between target rows.
+
+    Attributes
+    ----------
+    potential : Tensor of shape (m,)
+        The dual vector g.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.transport import SemidiscreteTransport
+    >>> transport = SemidiscreteTransport(torch.tensor([[5.0], [6.0]]))
+    >>> transport.solve(torch.tensor([[0.0], [0.1], [0.9], [1.0]]))
+    >>> transport(torch.tensor([[0.05], [0.95]]))
+    tensor([[5.],
+            [6.]])
     """
 
     def __init__(
@@ -102,35 +173,39 @@ class SemidiscreteTransport:
         *,
         side: Tensor | None = None,
         reg: float = 0.0,
-        ascent_reg: float = 0.01,
+        sweep_reg: float = 0.01,
     ) -> None:
         self.y = y
         self.features = y if side is None else torch.cat([y, side], 1)
         self.reg = reg
-        self.ascent_reg = ascent_reg
+        self.sweep_reg = sweep_reg * mean_cost(self.features, self.features)
         self.potential = torch.zeros(len(y), dtype=y.dtype, device=y.device)
-        self.n_updates = 0
-        self.mean_cost = 0.0
+        self._self_dual: Tensor | None = None
 
     def solve(self, x: Tensor, side: Tensor | None = None) -> None:
-        """Solve for the dual vector on a sample of the law; more points give a better dual."""
+        """Solve for the potential on points of the law: the more of them, the better."""
         x = x if side is None else torch.cat([x, side], 1)
-        self.mean_cost = mean_cost(x, self.features)
-        if len(self.y) <= _EXACT_ROWS and len(x) <= _EXACT_ROWS:
+        if max(len(x), len(self.y)) <= _EXACT_ROWS:
             self.potential = exact_plan(x, self.features).potential_y
-        else:
-            for reg in (1.0, 0.3, 0.1, 0.03, 0.01):
-                for tile in torch.split(x, _TILE):
-                    self._ascend(tile, reg, gain=1.0)
-        self.n_updates = 1
+            return
+        dual = torch.zeros_like(self.potential)
+        for factor in (100.0, 30.0, 10.0, 3.0, 1.0):
+            duals = []
+            for tile in torch.split(x, _TILE):
+                dual = dual_sweep(tile, self.features, dual, factor * self.sweep_reg)
+                duals.append(dual)
+            dual = torch.stack(duals[len(duals) // 2 :]).mean(0)
+        self.potential = dual - self._correction()
 
     def update(self, x: Tensor, side: Tensor | None = None) -> None:
-        """Correct the dual vector after the law has moved, on a batch of it."""
+        """Correct the potential after the law has moved, on a batch of it."""
+        if self.sweep_reg == 0:
+            return
         x = x if side is None else torch.cat([x, side], 1)
-        self.mean_cost = mean_cost(x, self.features)
-        for _ in range(N_UP):
-            self._ascend(x, self.ascent_reg, gain=1.0)
-        self.n_updates += 1
+        dual = self.potential + self._correction()
+        for _ in range(_UPDATE_SWEEPS):
+            dual = dual_sweep(x, self.features, dual, self.sweep_reg)
+        self.potential = dual - self._correction()
 
     def cells(self, x: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the index of the row that each point is mapped to without smoothing."""
@@ -139,9 +214,9 @@ class SemidiscreteTransport:
 
     def __call__(self, x: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the images T(x), of the shape of `x`."""
-        points = x if side is None else torch.cat([x, side], 1)
         if self.reg == 0:
             return self.y[self.cells(x, side)]
+        points = x if side is None else torch.cat([x, side], 1)
         return torch.cat(
             [
                 cell_probabilities(tile, self.features, self.potential, self.reg) @ self.y
@@ -149,24 +224,16 @@ class SemidiscreteTransport:
             ]
         )
 
-    def _ascend(self, x: Tensor, reg: float, *, gain: float) -> None:
-        """Take one stochastic ascent step; `gain` is its size in units of the smoothing."""
-        if self.mean_cost == 0:
-            return
-        reg = reg * self.mean_cost
-        mass = cell_probabilities(x, self.features, self.potential, reg).mean(0) * len(self.y)
-        self.potential = self.potential - gain * reg * mass.clamp_(1e-6).log_()
-
     def state_dict(self) -> dict[str, Any]:
         """Return what changes from call to call."""
-        return {
-            "potential": self.potential.clone(),
-            "n_updates": self.n_updates,
-            "mean_cost": self.mean_cost,
-        }
+        return {"potential": self.potential.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a state returned by `state_dict`."""
         self.potential = state["potential"].clone()
-        self.n_updates = state["n_updates"]
-        self.mean_cost = state["mean_cost"]
+
+    def _correction(self) -> Tensor:
+        """Return the rows' own dual vector, computed when first needed."""
+        if self._self_dual is None:
+            self._self_dual = self_dual(self.features, self.sweep_reg)
+        return self._self_dual
