@@ -233,7 +233,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
     n_features_in_ : int
         Number of columns of X.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Their names, when X has string column names.
 
     Raises
