@@ -32,7 +32,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed ## Fit on real digits, print the figures, write the pictures to demo/
-	$(VENV)/bin/python examples/demo_digits.py
+	OMP_NUM_THREADS=1 $(VENV)/bin/python examples/demo_digits.py
 
 test: $(VENV)/.installed ## Run the tests and the examples in the docstrings
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS) -m "not slow" $(PYTEST_ARGS)

@@ -32,13 +32,6 @@ def principal_root(matrix: Tensor) -> Tensor:
     return (vectors * values.sqrt()) @ vectors.T
 
 
-def order_one_marginals(n: int, d: int, seed: int) -> Tensor:
-    """Return normal draws whose mean is 0 and whose covariance is I, both exactly."""
-    x = normal(n, d, seed)
-    x = x - x.mean(0)
-    return x @ torch.linalg.inv(principal_root(x.T @ x / n))
-
-
 @dataclass(frozen=True)
 class GaussianPair:
     r"""Two Gaussian laws, and the optimal map between them.

@@ -258,6 +258,29 @@ def test_rule_sees_the_validation():
     assert (result.status, result.n_iter, result.best_iter) == ("converged", 4, 1)
 
 
+@pytest.mark.xfail(
+    reason="a run that a rule or a monitor ends between two validations loses its latest steps",
+    strict=True,
+)
+@pytest.mark.parametrize("option", ["stop", "monitor"])
+def test_last_step_is_validated_however_the_run_ends(option):
+    # Improving all the time and stopped at step 5: the state of step 5 is the best there is.
+    carrier = Counter()
+    end = {
+        "stop": lambda history: len(history["step"]) == 5,
+        "monitor": lambda k, history: k == 4,
+    }
+    result = run_flow(
+        carrier,
+        max_iter=9,
+        validate=lambda: 1.0 / carrier.state,
+        validate_every=3,
+        **{option: end[option]},
+    )
+    assert result.n_iter == 5
+    assert carrier.state == 5
+
+
 def test_history_goes_on():
     first = run_flow(Counter(), max_iter=3)
     kept = {key: list(values) for key, values in first.history.items()}
@@ -349,7 +372,7 @@ FALLING = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
         ([*FALLING], 3, False),  # fewer than eight values
         ([*FALLING, math.nan, math.nan], 9, False),  # ... and NaN do not count
         ([*FALLING, math.nan, 0.4, 0.4], 10, True),
-        ([10.0, 9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.95], 8, True),  # relative to the first
+        ([10.0, 9.0, 8.0, 7.0, 6.0, 4.0, 3.95, 3.92], 8, True),  # relative to the first
         ([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 1.0], 8, False),  # one fall in the last quarter
         ([], 0, False),
     ],

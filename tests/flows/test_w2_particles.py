@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 from scenarios import Permutation, generator, normal, rotation
 
-from skwgf.flows import ParticleCarrier, euler, run_flow, small_step, transport_velocity
+from skwgf.flows import (
+    ParticleCarrier,
+    euler,
+    run_flow,
+    small_step,
+    tracked_velocity,
+    transport_velocity,
+)
 from skwgf.metrics import wasserstein_distance
-from skwgf.transport import MinibatchTransport, exact_plan
+from skwgf.transport import MinibatchTransport, SemidiscreteTransport, exact_plan
 
 N = 64
 
@@ -84,11 +92,11 @@ def test_euler_is_of_order_one():
         carrier = flow(problem.x, problem.y, step_size=1 / n_steps)
         run_flow(carrier, max_iter=n_steps)
         errors.append(float((carrier.particles - exact).norm()))
-    orders = [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
-    # The order at step tau is 1 + 5 tau / 12 to the next order: 1.10, 1.05, 1.03 here.
-    assert orders == pytest.approx([1.0, 1.0, 1.0], abs=0.12)
-    assert abs(orders[-1] - 1) < 0.04
-    assert errors[0] > errors[1] > errors[2] > errors[3]
+    orders = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
+    # From (1 - tau)^(1/tau) = exp(-1) (1 - tau/2 - 5 tau^2/24 - ...): between the steps tau and
+    # tau/2 the order is 1 + 5 tau / (24 log 2) to the next order in tau.
+    expected = [1 + 5 * tau / (24 * math.log(2)) for tau in (1 / 4, 1 / 8, 1 / 16)]
+    assert orders == pytest.approx(expected, abs=0.02)
     leading = math.exp(-1) / 64 * float((problem.x - images).norm())
     assert errors[-1] == pytest.approx(leading, rel=0.05)
 
@@ -147,17 +155,21 @@ def test_more_particles_than_rows():
     assert distance(carrier.particles, y) < 1e-6
 
 
-def test_split_mass_contracts_at_least_as_fast():
-    # 48 particles and 32 rows: particles split their mass and move to barycentres. The barycentric
-    # projection can only shorten the way: W2 still falls by the factor 1 - step, or by more than
-    # the triangle inequality allows for, and its mean is that of the target.
+@pytest.mark.parametrize("step_size", [0.3, 1.0])
+def test_split_mass(step_size):
+    # 48 particles and 32 rows: particles split their mass and move to barycentres T(x). The rest
+    # r = y - T(x) is orthogonal to everything that depends on x, so that for the moved cloud
+    # W2^2 <= (1-eps)^2 E|x - T|^2 + E|r|^2, with E|r|^2 = W2^2 - E|x - T|^2. Bug caught: a
+    # barycentre with weights that do not sum to one.
     x, y = normal(48, 2, 21), normal(32, 2, 22) + 3.0
-    carrier = flow(x, y, step_size=0.5)
-    start = distance(x, y)
-    record = carrier.advance()
-    assert record["objective"] <= start**2 / 2 * (1 + 1e-9)
-    torch.testing.assert_close(carrier.particles.mean(0), (x.mean(0) + y.mean(0)) / 2)
-    assert distance(carrier.particles, y) <= start
+    squared = distance(x, y) ** 2
+    carrier = flow(x, y, step_size=step_size)
+    projected = 2 * carrier.advance()["objective"]
+    assert 0.9 * squared < projected < squared
+    bound = (1 - step_size) ** 2 * projected + (squared - projected)
+    assert distance(carrier.particles, y) ** 2 <= bound * (1 + 1e-9)
+    expected = (1 - step_size) * x.mean(0) + step_size * y.mean(0)
+    torch.testing.assert_close(carrier.particles.mean(0), expected)
 
 
 @pytest.mark.parametrize("d", [2, 8])
@@ -227,3 +239,34 @@ def test_is_finite_sees_one_bad_coordinate():
     assert carrier.is_finite()
     carrier.particles[3, 1] = math.inf
     assert not carrier.is_finite()
+
+
+def test_scaled_potential_follows_the_flow():
+    # Along the flow the potential of the target rows only shrinks: after a step of eps it is
+    # (1 - eps) times what it was, and every particle keeps its row.
+    problem = Permutation.convex(N, 3, seed=35)
+    transport = SemidiscreteTransport(problem.y)
+    transport.solve(problem.x)
+    rows, x = transport.cells(problem.x), problem.x
+    for _ in range(8):
+        x = x + 0.25 * transport_velocity(transport)(x).direction
+        transport.potential = 0.75 * transport.potential
+        assert torch.equal(transport.cells(x), rows)
+
+
+@pytest.mark.xfail(
+    reason="the sweeps correct a few percent of the potential a step, while the flow shrinks it",
+    strict=True,
+)
+def test_tracked_flow_does_not_overshoot():
+    # Mean and distance fall as (1 - eps)^k; the particles must not run past the target. Allowed
+    # is the distance between two samples of 500 points, about .2.
+    x, y = normal(500, 2, 36), normal(500, 2, 37)
+    y[:, 0] += 5.0
+    transport = SemidiscreteTransport(y)
+    transport.solve(x)
+    carrier = ParticleCarrier(x, tracked_velocity(transport), step_size=0.1)
+    for k in range(1, 31):
+        carrier.advance()
+        gap = float((y.mean(0) - carrier.particles.mean(0))[0])
+        assert gap == pytest.approx(5 * 0.9**k, abs=0.3)

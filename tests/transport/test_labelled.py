@@ -1,0 +1,258 @@
+"""Class terms in the cost: the coordinates that carry them, the smoothing, the labels found."""
+
+from __future__ import annotations
+
+import math
+
+import ot
+import pytest
+import torch
+from scenarios import DTYPE, Clusters, generator, normal
+from sklearn.semi_supervised import LabelSpreading
+from torch.nn.functional import one_hot
+
+from skwgf._tensor import to_numpy, to_tensor
+from skwgf.transport import (
+    batch_map,
+    cell_index,
+    class_coordinates,
+    exact_plan,
+    half_squared_distance,
+    sinkhorn,
+    transport_labels,
+)
+from skwgf.transport.labelled import label_spreading, smooth_labels
+
+ALPHA = 0.9
+
+
+def class_problem(n=40, m=30, n_classes=3):
+    """Return points with labels, rows with class probabilities, and the explicit cost."""
+    x, y = normal(n, 2, 1), normal(m, 2, 2) + 0.5
+    labels = torch.randint(n_classes, (n,), generator=generator(3))
+    proba = torch.rand(m, n_classes, generator=generator(4), dtype=DTYPE).square()
+    proba = proba / proba.sum(1, keepdim=True)
+    weight = 2.5
+    cost = half_squared_distance(x, y) - weight * proba[:, labels].T
+    known = one_hot(labels, n_classes).to(DTYPE)
+    source = torch.cat([x, class_coordinates(known, weight)], 1)
+    target = torch.cat([y, class_coordinates(proba, weight)], 1)
+    return x, y, cost, source, target
+
+
+def uniform(n):
+    return [1 / n] * n
+
+
+def test_coordinates_give_the_class_term_up_to_a_term_of_the_row():
+    # |sqrt(w) e - sqrt(w) P|^2 / 2 = w/2 - w P_label + w |P|^2 / 2.
+    _, _, cost, source, target = class_problem()
+    difference = half_squared_distance(source, target) - cost
+    assert (difference - difference[0]).abs().max() < 1e-12
+    # The term of the row is not constant: a test of the whole cost would not do.
+    assert difference[0].std() > 0.05
+
+
+def test_exact_plan_is_that_of_the_explicit_cost():
+    _, _, cost, source, target = class_problem()
+    plan = exact_plan(source, target)
+    dense = torch.zeros(40, 30, dtype=DTYPE)
+    dense[plan.rows, plan.cols] = plan.mass
+    expected = to_tensor(ot.emd(uniform(40), uniform(30), to_numpy(cost)))
+    torch.testing.assert_close(dense, expected, rtol=0, atol=1e-12)
+
+
+def test_class_term_changes_the_plan():
+    # Else the test above would pass without any class term.
+    x, y, cost, _, _ = class_problem()
+    plain = ot.emd(uniform(40), uniform(30), to_numpy(half_squared_distance(x, y)))
+    classes = ot.emd(uniform(40), uniform(30), to_numpy(cost))
+    assert abs(plain - classes).sum() > 0.2
+
+
+def test_entropic_plan_is_that_of_the_explicit_cost():
+    _, _, cost, source, target = class_problem()
+    expected = ot.sinkhorn(
+        uniform(40),
+        uniform(30),
+        to_numpy(cost),
+        0.3,
+        method="sinkhorn_log",
+        stopThr=1e-12,
+        numItermax=20_000,
+    )
+    coupling = sinkhorn(source, target, 0.3, tol=1e-9).coupling()
+    torch.testing.assert_close(coupling, to_tensor(expected), rtol=1e-6, atol=1e-10)
+
+
+def test_large_weight_keeps_classes_together():
+    labels = torch.arange(40) % 2
+    known = one_hot(labels, 2).to(DTYPE)
+    side = class_coordinates(known, 1e4)
+    images = batch_map(normal(40, 2, 5), known, side_x=side, side_y=side)
+    assert torch.equal(images, known)
+
+
+def affinity(y, n_neighbors):
+    """Return the symmetric graph of nearest neighbours, from all distances."""
+    distances = half_squared_distance(y, y)
+    distances.fill_diagonal_(math.inf)
+    nearest = distances.topk(n_neighbors, largest=False).indices
+    graph = torch.zeros(len(y), len(y), dtype=y.dtype).scatter_(1, nearest, 1.0)
+    return torch.maximum(graph, graph.T)
+
+
+def test_operator_is_the_normalised_graph():
+    y = normal(60, 3, 6)
+    graph = affinity(y, 5)
+    degree = graph.sum(1)
+    expected = graph / (degree[:, None] * degree).sqrt()
+    operator = label_spreading(y, n_neighbors=5)
+    torch.testing.assert_close(operator.to_dense(), expected)
+    # Its largest eigenvalue is one, on sqrt(degree): the smoothing neither grows nor dies out.
+    torch.testing.assert_close(operator.to_dense() @ degree.sqrt(), degree.sqrt())
+
+
+def test_smoothing_is_the_label_spreading_of_scikit_learn():
+    # Same graph, same alpha; the reference is iterated to rest, and agrees with the closed form
+    # (I - alpha S)^-1. Ours has 50 sweeps: .9^50 = .005 of the start is left.
+    y, labels = normal(40, 2, 7), torch.full((40,), -1)
+    labels[:6] = torch.tensor([0, 1, 2, 0, 1, 2])
+    known = torch.zeros(40, 3, dtype=DTYPE)
+    known[torch.arange(6), labels[:6]] = 1.0
+    graph = to_numpy(affinity(y, 8))
+    reference = LabelSpreading(kernel=lambda *_: graph, alpha=ALPHA, max_iter=5000, tol=1e-14)
+    reference.fit(to_numpy(y), to_numpy(labels))
+    operator = label_spreading(y)
+    closed = torch.linalg.solve(torch.eye(40, dtype=DTYPE) - ALPHA * operator.to_dense(), known)
+    closed = closed / closed.sum(1, keepdim=True)
+    expected = to_tensor(reference.label_distributions_)
+    torch.testing.assert_close(closed, expected, rtol=0, atol=1e-8)
+    smooth = smooth_labels(known, operator)
+    torch.testing.assert_close(smooth, expected, rtol=0, atol=ALPHA**50)
+    assert torch.equal(smooth.argmax(1), expected.argmax(1))
+    torch.testing.assert_close(smooth.sum(1), torch.ones(40, dtype=DTYPE))
+
+
+def test_constant_probabilities_stay():
+    operator = label_spreading(normal(30, 2, 8))
+    proba = torch.tensor([0.2, 0.3, 0.5], dtype=DTYPE).expand(30, 3)
+    torch.testing.assert_close(smooth_labels(proba, operator), proba)
+
+
+@pytest.mark.parametrize("m", [2, 5, 8, 9])
+def test_graph_of_few_rows(m):
+    # No more neighbours than other rows: 8 are asked for.
+    operator = label_spreading(normal(m, 2, 9)).to_dense()
+    torch.testing.assert_close(operator, operator.T)
+    assert (operator.diagonal() == 0).all()
+    if m <= 9:
+        off_diagonal = 1 / (m - 1) * (1 - torch.eye(m, dtype=DTYPE))
+        torch.testing.assert_close(operator, off_diagonal)
+
+
+def accuracy(predicted, truth):
+    return float((predicted == truth).to(DTYPE).mean())
+
+
+def nearest_labels(x, labels, y):
+    return labels[cell_index(y, x, torch.zeros(len(x), dtype=x.dtype))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_labels_follow_a_shift(dtype):
+    # Three clusters moved by their spacing: each lies where another class was.
+    shift = torch.tensor([4.0, 1.0], dtype=DTYPE)
+    problem = Clusters.shifted(300, shift, shares=(0.5, 0.3, 0.2), seed=10)
+    x, y = problem.x.to(dtype), problem.y.to(dtype)
+    proba = transport_labels(x, problem.labels_x, y, n_classes=3)
+    assert proba.dtype == dtype
+    assert accuracy(proba.argmax(1), problem.labels_y) == 1.0
+    torch.testing.assert_close(proba.sum(1), torch.ones(300, dtype=dtype))
+    assert (proba >= 0).all()
+    assert accuracy(nearest_labels(x, problem.labels_x, y), problem.labels_y) < 0.3
+
+
+def turned_problem():
+    """Return three clusters, turned by 50 degrees, moved, and with other shares."""
+    angles = 2 * math.pi * torch.arange(3, dtype=DTYPE) / 3
+    centres = 3.0 * torch.stack([angles.cos(), angles.sin()], 1)
+    labels_x = torch.repeat_interleave(torch.arange(3), torch.tensor([100, 100, 100]))
+    labels_y = torch.repeat_interleave(torch.arange(3), torch.tensor([130, 90, 80]))
+    turn = math.radians(50.0)
+    matrix = torch.tensor(
+        [[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]], dtype=DTYPE
+    )
+    x = centres[labels_x] + 0.4 * normal(300, 2, 11)
+    y = (centres[labels_y] + 0.4 * normal(300, 2, 12)) @ matrix
+    return x, labels_x, y + torch.tensor([4.0, -2.0], dtype=DTYPE), labels_y
+
+
+def test_labels_follow_a_turn_with_other_shares():
+    # The plan alone has to split the larger cluster between two classes: a tenth of all rows get
+    # a wrong label. The graph keeps clusters together, and the class term takes it up.
+    x, labels_x, y, labels_y = turned_problem()
+    found = transport_labels(x, labels_x, y, n_classes=3).argmax(1)
+    assert accuracy(found, labels_y) > 0.99
+    plan = exact_plan(y, x)
+    alone = plan.barycenter(one_hot(labels_x, 3).to(DTYPE)).argmax(1)
+    assert accuracy(alone, labels_y) < 0.93
+    assert accuracy(nearest_labels(x, labels_x, y), labels_y) < 0.7
+
+
+def test_labels_do_not_depend_on_place_and_unit():
+    x, labels_x, y, _ = turned_problem()
+    expected = transport_labels(x, labels_x, y, n_classes=3)
+    moved = transport_labels(1e3 * x + 50.0, labels_x, 1e3 * y - 7.0, n_classes=3)
+    # Moving the target changes the mean cost, and with it reg and the weight: labels, not figures.
+    assert torch.equal(moved.argmax(1), expected.argmax(1))
+    scaled = transport_labels(1e3 * x, labels_x, 1e3 * y, n_classes=3)
+    torch.testing.assert_close(scaled, expected, rtol=0, atol=1e-6)
+
+
+def test_labels_come_without_graph():
+    x = normal(20, 2, 13).requires_grad_()
+    proba = transport_labels(x, torch.arange(20) % 2, normal(10, 2, 14), n_classes=2)
+    assert not proba.requires_grad
+
+
+def test_one_target_row_gets_the_class_shares():
+    labels = torch.tensor([0, 0, 0, 1])
+    proba = transport_labels(normal(4, 2, 15), labels, normal(1, 2, 16), n_classes=2)
+    torch.testing.assert_close(proba, torch.tensor([[0.75, 0.25]], dtype=DTYPE))
+
+
+@pytest.mark.parametrize("gap", [0.0, 3.0])
+def test_identical_rows_get_the_class_shares(gap):
+    # No cost at all (gap 0), or nothing to tell the rows apart by.
+    x, labels = torch.ones(8, 2, dtype=DTYPE), torch.tensor([0, 0, 0, 0, 0, 0, 1, 1])
+    proba = transport_labels(x, labels, x[:5] + gap, n_classes=2)
+    assert proba.shape == (5, 2)
+    expected = torch.tensor([0.75, 0.25], dtype=DTYPE).expand(5, 2)
+    torch.testing.assert_close(proba, expected, rtol=0, atol=1e-6)
+
+
+def test_some_identical_rows():
+    # A duplicated row has zero distance to its copy: no division by it, and equal labels.
+    shift = torch.tensor([4.0, 0.0], dtype=DTYPE)
+    problem = Clusters.shifted(60, shift, shares=(0.5, 0.5), seed=17)
+    y = problem.y.clone()
+    y[1:20] = y[0]
+    proba = transport_labels(problem.x, problem.labels_x, y, n_classes=2)
+    assert torch.isfinite(proba).all()
+    assert accuracy(proba.argmax(1), problem.labels_y) == 1.0
+
+
+def test_single_class():
+    proba = transport_labels(
+        normal(20, 2, 18), torch.zeros(20, dtype=torch.int64), normal(15, 2, 19), n_classes=1
+    )
+    torch.testing.assert_close(proba, torch.ones(15, 1, dtype=DTYPE))
+
+
+def test_class_without_source_rows_gets_nothing():
+    proba = transport_labels(
+        normal(20, 2, 20), torch.arange(20) % 2, normal(15, 2, 21), n_classes=3
+    )
+    assert (proba[:, 2] == 0).all()
+    torch.testing.assert_close(proba.sum(1), torch.ones(15, dtype=DTYPE))
