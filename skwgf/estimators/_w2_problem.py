@@ -28,6 +28,9 @@ from skwgf.transport import (
 _FEW_POINTS, _EXACT_POINTS, _ASCENT_POINTS = 1000, 5000, 16384
 # Latents mapped in advance: this many, or as many numbers in all.
 _POOL_ROWS, _POOL_NUMBERS = 200_000, 2**24
+# Training of the potential networks. In scaled coordinates the learning rate may be four times the
+# one known to be safe for raw ones: within the same time W1 on rings and moons is halved.
+_DUAL_BATCH, _DUAL_RATE = 512, 2e-3
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,12 @@ def velocity(
                 minibatch, push, lambda n: min(n, len(y)), problem.reg
             ), minibatch
         return transport_velocity(minibatch), minibatch
-    network = NetworkTransport(y, batch_size=min(512, batch_size), generator=generator)
+    network = NetworkTransport(
+        y,
+        batch_size=min(_DUAL_BATCH, batch_size),
+        learning_rate=_DUAL_RATE,
+        generator=generator,
+    )
     return transport_velocity(network), network
 
 
