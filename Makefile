@@ -51,7 +51,7 @@ docs: $(VENV)/.docs ## Build the documentation into docs/_build/html
 
 bench: $(BENCH_VENV)/.installed ## Compare with peers; tables go to benchmarks/results
 	for script in $(BENCHMARKS); do \
-	    $(BENCH_VENV)/bin/python $$script $(if $(DATA),--data "$(DATA)") --out benchmarks/results; \
+	    OMP_NUM_THREADS=1 $(BENCH_VENV)/bin/python $$script $(if $(DATA),--data "$(DATA)") --out benchmarks/results; \
 	done
 
 clean: ## Remove what the other targets wrote, but for the environments

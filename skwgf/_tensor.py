@@ -96,8 +96,9 @@ def to_tensor(
     if isinstance(X, Tensor):
         return X.detach().to(device=device, dtype=dtype, copy=True)
     array = np.asarray(X)
-    if array.dtype == np.float16 or array.dtype.kind not in "fiub":
+    if array.dtype.kind not in "fiub" or (array.dtype.kind == "f" and array.itemsize not in (4, 8)):
         array = array.astype(np.float64)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     return torch.tensor(np.array(array, copy=True, order="C"), device=device, dtype=dtype)
 
 

@@ -136,8 +136,8 @@ def velocity(
     debias: bool,
     batch_size: int,
     generator: torch.Generator,
-) -> tuple[VelocityField, Stateful]:
-    """Return the velocity of the flow with re-estimated potentials, and the potential.
+) -> tuple[VelocityField, Stateful, Callable[[float], None] | None]:
+    """Return the velocity with re-estimated potentials, the potential, and its step hook.
 
     `push(n)` returns n points of the moving law and what travels with them.
     """
@@ -145,21 +145,20 @@ def velocity(
     if potential == "semidiscrete":
         semidiscrete = SemidiscreteTransport(y, side=side, reg=problem.reg)
         semidiscrete.solve(*push(_n_points(len(y))))
-        return tracked_velocity(semidiscrete), semidiscrete
+        return tracked_velocity(semidiscrete), semidiscrete, semidiscrete.shrink
     if potential == "minibatch":
         minibatch = MinibatchTransport(y, side=side, reg=problem.reg, generator=generator)
         if debias:
-            return debiased_velocity(
-                minibatch, push, lambda n: min(n, len(y)), problem.reg
-            ), minibatch
-        return transport_velocity(minibatch), minibatch
+            field = debiased_velocity(minibatch, push, lambda n: min(n, len(y)), problem.reg)
+            return field, minibatch, None
+        return transport_velocity(minibatch), minibatch, None
     network = NetworkTransport(
         y,
         batch_size=min(_DUAL_BATCH, batch_size),
         learning_rate=_DUAL_RATE,
         generator=generator,
     )
-    return transport_velocity(network), network
+    return transport_velocity(network), network, None
 
 
 def _n_points(n_rows: int) -> int:

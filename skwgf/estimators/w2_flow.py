@@ -513,7 +513,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             z, side = problem.draw(n, generator)
             return evaluate(regressor.module, z), side
 
-        field, potential = velocity(
+        field, potential, on_step = velocity(
             problem,
             self.potential,
             push,
@@ -527,6 +527,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             step_size=self.step_size,
             persistence=persistence,
             batch_size=batch_size,
+            on_step=on_step,
         )
         return update, (potential,)
 

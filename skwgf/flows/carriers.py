@@ -80,6 +80,9 @@ class ParticleCarrier:
 
     side : Tensor of shape (n, k), default=None
         What travels with the particles (labels), handed to the field.
+
+    on_step : callable, default=None
+        Called after every step with the flow time made, `step_size`.
     """
 
     def __init__(
@@ -90,18 +93,22 @@ class ParticleCarrier:
         step_size: float,
         stepper: Stepper = euler,
         side: Tensor | None = None,
+        on_step: Callable[[float], None] | None = None,
     ) -> None:
         self.particles = particles.clone()
         self.field = field
         self.step_size = step_size
         self.stepper = stepper
         self.side = side
+        self.on_step = on_step
 
     def advance(self) -> dict[str, float]:
         """Move every particle along one step."""
         moved, energy = self.stepper(self.field, self.particles, self.step_size, self.side)
         step = rms(moved - self.particles)
         self.particles = moved
+        if self.on_step is not None:
+            self.on_step(self.step_size)
         return {"objective": energy, "step": step}
 
     def is_finite(self) -> bool:

@@ -87,7 +87,7 @@ def plateau(key: str, *, tol: float, patience: int) -> Callable[[History], bool]
         if len(values) <= patience:
             return False
         reference = min(values[:-patience])
-        return min(values[-patience:]) > reference - tol * abs(values[0])
+        return min(values[-patience:]) >= reference - tol * abs(values[0])
 
     return rule
 
@@ -201,7 +201,7 @@ def run_flow(
     history = {key: list(values) for key, values in (history or {}).items()}
     offset = history["seconds"][-1] if history.get("seconds") else 0.0
     start = time.perf_counter()
-    best_value, best_iter, best_state = sys.float_info.max, None, None
+    judge = _Judge(carrier, validate, slack)
     status: Status = "max_iter"
     n_iter = 0
     good = carrier.state_dict()
@@ -212,27 +212,56 @@ def run_flow(
                 carrier.load_state_dict(good)
                 status = "non_finite"
                 break
-            last = k == max_iter - 1
+            state = carrier.state_dict()
             if validate is not None:
-                due = last or (k + 1) % validate_every == 0
-                record["validation"] = validate() if due else math.nan
+                due = k == max_iter - 1 or (k + 1) % validate_every == 0
+                record["validation"] = judge(k, state) if due else math.nan
             record["seconds"] = offset + time.perf_counter() - start
-            good = carrier.state_dict()
-            n_iter = k + 1
-            for key, value in record.items():
-                history.setdefault(key, []).append(value)
-            figure = record.get("validation", math.nan)
-            if figure <= best_value + slack:
-                best_value, best_iter, best_state = min(best_value, figure), k, good
+            good, n_iter = state, k + 1
+            _append(history, record)
             if monitor is not None and monitor(k, history):
                 status = "stopped"
-                break
-            if stop is not None and stop(history):
+            elif stop is not None and stop(history):
                 status = "converged"
+            if status != "max_iter":
+                if validate is not None and math.isnan(history["validation"][-1]):
+                    history["validation"][-1] = judge(k, good)
                 break
     except KeyboardInterrupt:
         carrier.load_state_dict(good)
         status = "interrupted"
-    if best_state is not None and best_iter != n_iter - 1:
-        carrier.load_state_dict(best_state)
-    return FlowResult(n_iter, status, history, best_iter)
+    if judge.state is not None and judge.best_iter != n_iter - 1:
+        carrier.load_state_dict(judge.state)
+    return FlowResult(n_iter, status, history, judge.best_iter)
+
+
+class _Judge:
+    """Keep the latest state whose held-out figure is within the noise of the best one."""
+
+    def __init__(
+        self, carrier: Carrier, validate: Callable[[], float] | None, slack: float
+    ) -> None:
+        self.carrier = carrier
+        self.validate = validate
+        self.slack = slack
+        self.best_figure = sys.float_info.max
+        self.best_iter: int | None = None
+        self.state: dict[str, Any] | None = None
+
+    def __call__(self, k: int, state: dict[str, Any]) -> float:
+        """Validate the state of step k and return its figure."""
+        assert self.validate is not None
+        figure = self.validate()
+        if figure <= self.best_figure + self.slack:
+            self.best_figure = min(self.best_figure, figure)
+            self.best_iter, self.state = k, state
+        return figure
+
+
+def _append(history: History, record: Record) -> None:
+    """Append a record to the columns of a history, NaN where one lacks the other's key."""
+    length = max(map(len, history.values()), default=0)
+    for key in record:
+        history.setdefault(key, [math.nan] * length)
+    for key, values in history.items():
+        values.append(record.get(key, math.nan))

@@ -18,6 +18,7 @@ References
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -40,6 +41,7 @@ def persistent_update(
     step_size: float,
     persistence: int | str,
     batch_size: int,
+    on_step: Callable[[float], None] | None = None,
 ) -> Update:
     r"""Return the update of one outer iteration of persistent training.
 
@@ -61,12 +63,16 @@ def persistent_update(
     batch_size : int
         Number of pairs.
 
+    on_step : callable, default=None
+        Called after the optimiser steps with the flow time that the network has really made,
+        :math:`\tau (1 - lag)`.
+
     Returns
     -------
     callable
         For :class:`~skwgf.flows.NetworkCarrier`. Its records hold the energy ("objective"), the
-        rms displacement ("step"), the mean distance between network and moved points before the
-        last optimiser step as a share of it ("lag"), and the number of steps ("n_inner").
+        rms displacement ("step"), the rms distance that is left between the network and the moved
+        points, as a share of it ("lag"), and the number of optimiser steps ("n_inner").
 
     Examples
     --------
@@ -87,6 +93,7 @@ def persistent_update(
     >>> result.history["objective"][-1] < 0.01 * result.history["objective"][0]
     True
     """
+    most = _MOST_STEPS if persistence == "auto" else int(persistence)
 
     def update(regressor: Regressor, progress: float) -> dict[str, float]:
         z, side = draw(batch_size)
@@ -95,18 +102,18 @@ def persistent_update(
         velocity = field(x, side)
         displacement = step_size * velocity.direction
         target, step = x + displacement, rms(displacement)
-        lag = float(regressor.follow(prediction, target, progress))
-        n_inner = 1
-        most = _MOST_STEPS if persistence == "auto" else int(persistence)
-        while n_inner < most and (persistence != "auto" or lag > _LAG * step):
-            loss = regressor.step(z, target, progress)
+        lag, n_inner = math.inf, 0
+        while n_inner < most and (persistence != "auto" or lag > _LAG):
+            regressor.follow(prediction, target, progress)
+            prediction = regressor.module(z)
+            lag = rms(target - prediction.detach()) / step if step > 0 else 0.0
             n_inner += 1
-            if persistence == "auto" or n_inner == most:
-                lag = float(loss)
+        if on_step is not None:
+            on_step(step_size * max(0.0, 1.0 - lag))
         return {
             "objective": velocity.energy,
             "step": step,
-            "lag": lag / step if step > 0 else 0.0,
+            "lag": lag,
             "n_inner": float(n_inner),
         }
 

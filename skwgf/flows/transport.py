@@ -66,7 +66,8 @@ def tracked_velocity(transport: SemidiscreteTransport) -> VelocityField:
     Parameters
     ----------
     transport : SemidiscreteTransport
-        The map; its potential must have been solved for at the start of the flow.
+        The map; its potential must have been solved for at the start of the flow. Hand its
+        `shrink` to the carrier as `on_step`, so that the potential keeps pace with large steps.
     """
     velocity = transport_velocity(transport)
 

@@ -151,6 +151,11 @@ def transport_labels(
     Tensor of shape (m, n_classes)
         Rows sum to one.
 
+    Notes
+    -----
+    The plans are balanced, so that the classes get the shares in the target that they have in the
+    source; where these differ much, rows of a rarer class are given to another.
+
     Examples
     --------
     Two classes, moved far to the right:

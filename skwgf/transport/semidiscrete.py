@@ -21,14 +21,17 @@ from torch import Tensor
 from skwgf._tensor import argmax_rows
 from skwgf.transport.cost import mean_cost
 from skwgf.transport.exact import exact_plan
-from skwgf.transport.sinkhorn import sinkhorn_self
+from skwgf.transport.sinkhorn import sinkhorn
 
 # Largest number of points and rows for which the exact plan gives the potential (about ten
-# seconds of network simplex); beyond it sweeps over batches do.
+# seconds of network simplex); beyond it an entropic one does.
 _EXACT_ROWS = 5000
-# Rows in one pass, and rows whose transport to themselves is solved for at once.
+# Entries of the kernel of the first entropic plan (400 MB), and its marginal error.
+_KERNEL_ENTRIES, _MARGINAL = 10**8, 1e-3
+# Rows in one pass.
 _TILE = 1024
-_SELF_ROWS = 5000
+# Damping of the rows' own problem, largest error in units of reg, and number of steps.
+_SELF_DAMPING, _SELF_TOL, _SELF_STEPS = 2 / 3, 1e-2, 50
 _UPDATE_SWEEPS = 3
 # A cell without mass on a batch would get an infinite potential.
 _LEAST_MASS = 1e-6
@@ -109,27 +112,31 @@ def dual_sweep(x: Tensor, y: Tensor, dual: Tensor, reg: float) -> Tensor:
 
 
 def self_dual(y: Tensor, reg: float) -> Tensor:
-    """Return the entropic dual vector of the transport of the rows of `y` to themselves.
+    r"""Return the entropic dual vector of the transport of the rows of `y` to themselves.
 
-    Of many rows some are solved for and the others follow by a soft minimum.
+    It solves :math:`f = softmin(f)` by damped steps that cut the error to a third, a tile of rows
+    at a time: the memory is linear in the number of rows.
     """
-    some = y[:: math.ceil(len(y) / _SELF_ROWS)]
-    dual = sinkhorn_self(some, reg).g
-    if len(some) == len(y):
-        return dual
-    half = (dual - 0.5 * some.square().sum(1)).unsqueeze(0)
-    soft = [
-        torch.addmm(half, tile, some.T).div_(reg).logsumexp(1) for tile in torch.split(y, _TILE)
-    ]
-    return 0.5 * y.square().sum(1) - reg * (torch.cat(soft) - math.log(len(some)))
+    half_norm = 0.5 * y.square().sum(1)
+    dual = torch.zeros_like(half_norm)
+    for _ in range(_SELF_STEPS):
+        soft = [
+            torch.addmm((dual - half_norm).unsqueeze(0), tile, y.T).div_(reg).logsumexp(1)
+            for tile in torch.split(y, _TILE)
+        ]
+        gap = half_norm - reg * (torch.cat(soft) - math.log(len(y))) - dual
+        dual = dual + _SELF_DAMPING * gap
+        if float(gap.abs().max()) <= _SELF_TOL * reg:
+            break
+    return dual
 
 
 class SemidiscreteTransport:
     r"""Map towards all target rows through one dual vector, kept up to date along a flow.
 
-    The first potential is exact when points and rows are few, else the result of Sinkhorn sweeps
-    on batches at falling regularisation. Later ones follow the moving law by a few sweeps on a
-    batch. A potential found with regularisation `reg` and used without it would spread the mass
+    The first potential is that of an exact plan when points and rows are few, else of an entropic
+    one. Later ones follow the moving law: :meth:`shrink` after a step, and a few Sinkhorn sweeps on
+    a batch. A potential found with regularisation `reg` and used without it would spread the mass
     outwards (rows at the rim of a cluster get more than their share); subtracting the dual vector
     of the rows' transport to themselves,
 
@@ -187,15 +194,14 @@ class SemidiscreteTransport:
         x = x if side is None else torch.cat([x, side], 1)
         if max(len(x), len(self.y)) <= _EXACT_ROWS:
             self.potential = exact_plan(x, self.features).potential_y
-            return
-        dual = torch.zeros_like(self.potential)
-        for factor in (100.0, 30.0, 10.0, 3.0, 1.0):
-            duals = []
-            for tile in torch.split(x, _TILE):
-                dual = dual_sweep(tile, self.features, dual, factor * self.sweep_reg)
-                duals.append(dual)
-            dual = torch.stack(duals[len(duals) // 2 :]).mean(0)
-        self.potential = dual - self._correction()
+        elif self.sweep_reg > 0:
+            x = x[: max(_KERNEL_ENTRIES // len(self.y), 1)]
+            plan = sinkhorn(x, self.features, self.sweep_reg, tol=_MARGINAL)
+            self.potential = plan.g - self._correction()
+
+    def shrink(self, step: float) -> None:
+        """Follow a step of the exact flow: the plan stays, the way that is left gets shorter."""
+        self.potential = (1.0 - step) * self.potential
 
     def update(self, x: Tensor, side: Tensor | None = None) -> None:
         """Correct the potential after the law has moved, on a batch of it."""

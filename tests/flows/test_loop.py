@@ -258,10 +258,6 @@ def test_rule_sees_the_validation():
     assert (result.status, result.n_iter, result.best_iter) == ("converged", 4, 1)
 
 
-@pytest.mark.xfail(
-    reason="a run that a rule or a monitor ends between two validations loses its latest steps",
-    strict=True,
-)
 @pytest.mark.parametrize("option", ["stop", "monitor"])
 def test_last_step_is_validated_however_the_run_ends(option):
     # Improving all the time and stopped at step 5: the state of step 5 is the best there is.
@@ -351,9 +347,6 @@ def test_plateau_of_a_missing_key_never_stops():
     assert plateau("v", tol=0.1, patience=2)({"other": [1.0] * 9}) is False
 
 
-@pytest.mark.xfail(
-    reason="an improvement of exactly tol, such as none at tol=0, is taken for one", strict=True
-)
 def test_plateau_with_zero_tolerance_stops_on_a_constant():
     assert plateau("v", tol=0.0, patience=2)({"v": [1.0, 0.5, 0.5, 0.5]}) is True
 

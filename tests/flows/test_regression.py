@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from scenarios import DTYPE, GaussianPair, generator, normal
-from torch import nn
 
 from skwgf.flows import (
     NetworkCarrier,
@@ -65,19 +64,21 @@ def assert_same_weights(module, expected, **tolerances):
 
 
 class Recorder:
-    """A regressor that keeps what it is handed and reports chosen losses."""
+    """A regressor that keeps what it is handed and stays behind the target by chosen lengths."""
 
-    def __init__(self, losses):
-        self.module = nn.Identity()
-        self.losses = iter(losses)
+    def __init__(self, lags):
+        self.lags = iter(lags)
         self.seen = []
+        self.reached = None
 
-    def step(self, z, target, progress):
-        self.seen.append((z, target, progress))
-        return torch.tensor(next(self.losses))
+    def module(self, z):
+        return z if self.reached is None else self.reached
 
     def follow(self, prediction, target, progress):
-        return self.step(prediction, target, progress)
+        self.seen.append((prediction, target, progress))
+        behind = torch.zeros_like(target)
+        behind[:, 0] = next(self.lags)
+        self.reached = target - behind
 
 
 @pytest.mark.parametrize("loss", [norm_loss, squared_loss])
@@ -127,11 +128,13 @@ def test_integer_persistence_repeats_the_same_pairs(persistence):
     z, _ = make_draw()(16)
     x = other.module(z).detach()
     target = x + 0.5 * field(x).direction
-    losses = [float(other.step(z, target, 0.1)) for _ in range(persistence)]
+    for _ in range(persistence):
+        other.step(z, target, 0.1)
     assert_same_weights(regressor.module, weights_of(other.module), rtol=1e-12, atol=1e-14)
-    # The lag is that before the last step, not the first.
+    # The lag is what is left after the last step.
     step = float((target - x).square().sum(1).mean().sqrt())
-    assert record["lag"] == pytest.approx(losses[-1] / step, rel=1e-10)
+    left = float((target - other.module(z)).square().sum(1).mean().sqrt())
+    assert record["lag"] == pytest.approx(left / step, rel=1e-10)
 
 
 def test_pairs_and_progress_are_handed_on():
@@ -143,8 +146,8 @@ def test_pairs_and_progress_are_handed_on():
     )
     record = update(recorder, 0.75)
     assert len(recorder.seen) == 3
-    for inputs, target, progress in recorder.seen:
-        assert torch.equal(inputs, z)
+    assert torch.equal(recorder.seen[0][0], z)
+    for _, target, progress in recorder.seen:
         torch.testing.assert_close(target, z + 0.25 * shift)
         assert progress == 0.75
     assert record == pytest.approx(
@@ -153,7 +156,7 @@ def test_pairs_and_progress_are_handed_on():
 
 
 @pytest.mark.parametrize(
-    ("losses", "n_inner"),
+    ("lags", "n_inner"),
     [
         ([0.2], 1),  # there already
         ([1.0, 0.6, 0.26, 0.24, 0.1], 4),
@@ -162,16 +165,16 @@ def test_pairs_and_progress_are_handed_on():
         ([1.0] * 60, 50),  # the cap
     ],
 )
-def test_auto_stops_at_a_quarter_of_the_step_or_at_fifty(losses, n_inner):
-    # The step has the length one: losses are lags.
-    recorder = Recorder(losses)
+def test_auto_stops_at_a_quarter_of_the_step_or_at_fifty(lags, n_inner):
+    # The step has the length one: lengths are shares of it.
+    recorder = Recorder(lags)
     shift = torch.tensor([0.6, 0.8], dtype=DTYPE)
     update = persistent_update(
         make_draw(), constant_field(4 * shift), step_size=0.25, persistence="auto", batch_size=8
     )
     record = update(recorder, 0.5)
     assert (record["n_inner"], len(recorder.seen)) == (n_inner, n_inner)
-    assert record["lag"] == pytest.approx(losses[n_inner - 1], rel=1e-6)
+    assert record["lag"] == pytest.approx(lags[n_inner - 1], rel=1e-6)
     assert record["step"] == pytest.approx(1.0, rel=1e-12)
 
 
@@ -186,11 +189,6 @@ def test_auto_on_a_network():
     assert regressor.n_steps == sum(record["n_inner"] for record in records)
 
 
-@pytest.mark.xfail(
-    reason="the loss never falls below delta = .01, so a step below .04 has always fifty inner "
-    "steps",
-    strict=True,
-)
 def test_auto_works_for_small_steps():
     # The last bias alone can follow a constant displacement of .03, in about ten optimiser steps.
     regressor = make_regressor(learning_rate=0.003)
@@ -199,15 +197,30 @@ def test_auto_works_for_small_steps():
     assert update(regressor, 0.5)["n_inner"] < 50
 
 
-@pytest.mark.xfail(
-    reason="the lag is read off the loss, which is a squared length here", strict=True
-)
-def test_lag_is_a_share_of_the_step_for_every_loss():
-    # Before the first optimiser step the network lags by the whole step.
-    regressor = make_regressor(loss=squared_loss)
+@pytest.mark.parametrize("loss", [norm_loss, squared_loss])
+def test_lag_is_a_share_of_the_step_for_every_loss(loss):
+    # A learning rate of almost nothing leaves the whole step. Bug caught: a lag read off the loss,
+    # which is a squared length in one case and never falls below its delta in the other.
+    regressor = make_regressor(loss=loss, learning_rate=1e-12)
     field = constant_field(torch.tensor([0.5, 0.0], dtype=DTYPE))
     update = persistent_update(make_draw(), field, step_size=1.0, persistence=1, batch_size=64)
-    assert update(regressor, 0.5)["lag"] == pytest.approx(1.0, rel=1e-3)
+    assert update(regressor, 0.5)["lag"] == pytest.approx(1.0, rel=1e-6)
+
+
+def test_step_hook_gets_the_time_that_was_made():
+    # Three quarters of a step of .4 are made. Bug caught: a potential that is shrunk by the whole
+    # step although the network lags behind.
+    made = []
+    update = persistent_update(
+        make_draw(),
+        constant_field(torch.tensor([2.5, 0.0], dtype=DTYPE)),
+        step_size=0.4,
+        persistence=1,
+        batch_size=8,
+        on_step=made.append,
+    )
+    update(Recorder([0.25]), 0.5)
+    assert made == pytest.approx([0.3], rel=1e-6)
 
 
 def test_no_velocity_no_lag():

@@ -18,6 +18,7 @@ from skwgf.transport import (
     class_coordinates,
     exact_plan,
     half_squared_distance,
+    mean_cost,
     sinkhorn,
     transport_labels,
 )
@@ -146,9 +147,8 @@ def test_graph_of_few_rows(m):
     operator = label_spreading(normal(m, 2, 9)).to_dense()
     torch.testing.assert_close(operator, operator.T)
     assert (operator.diagonal() == 0).all()
-    if m <= 9:
-        off_diagonal = 1 / (m - 1) * (1 - torch.eye(m, dtype=DTYPE))
-        torch.testing.assert_close(operator, off_diagonal)
+    off_diagonal = (1 - torch.eye(m, dtype=DTYPE)) / (m - 1)  # all are neighbours
+    torch.testing.assert_close(operator, off_diagonal)
 
 
 def accuracy(predicted, truth):
@@ -174,11 +174,11 @@ def test_labels_follow_a_shift(dtype):
 
 
 def turned_problem():
-    """Return three clusters, turned by 50 degrees, moved, and with other shares."""
+    """Return three clusters, turned by 50 degrees, moved, and with slightly other shares."""
     angles = 2 * math.pi * torch.arange(3, dtype=DTYPE) / 3
     centres = 3.0 * torch.stack([angles.cos(), angles.sin()], 1)
     labels_x = torch.repeat_interleave(torch.arange(3), torch.tensor([100, 100, 100]))
-    labels_y = torch.repeat_interleave(torch.arange(3), torch.tensor([130, 90, 80]))
+    labels_y = torch.repeat_interleave(torch.arange(3), torch.tensor([110, 100, 90]))
     turn = math.radians(50.0)
     matrix = torch.tensor(
         [[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]], dtype=DTYPE
@@ -188,16 +188,22 @@ def turned_problem():
     return x, labels_x, y + torch.tensor([4.0, -2.0], dtype=DTYPE), labels_y
 
 
-def test_labels_follow_a_turn_with_other_shares():
-    # The plan alone has to split the larger cluster between two classes: a tenth of all rows get
-    # a wrong label. The graph keeps clusters together, and the class term takes it up.
+def test_labels_follow_a_turn_where_the_plan_alone_does_not():
+    # At a turn of 50 degrees out of the 60 at which the pairing of three clusters is open, plans
+    # split the clusters: measured .74 right with the exact plan, .88 with the entropic one. Graph
+    # and class term put them together again. Bugs caught: either of them without effect.
     x, labels_x, y, labels_y = turned_problem()
     found = transport_labels(x, labels_x, y, n_classes=3).argmax(1)
     assert accuracy(found, labels_y) > 0.99
-    plan = exact_plan(y, x)
-    alone = plan.barycenter(one_hot(labels_x, 3).to(DTYPE)).argmax(1)
-    assert accuracy(alone, labels_y) < 0.93
-    assert accuracy(nearest_labels(x, labels_x, y), labels_y) < 0.7
+    known = one_hot(labels_x, 3).to(DTYPE)
+    exact = exact_plan(y, x).barycenter(known).argmax(1)
+    assert accuracy(exact, labels_y) < 0.8
+    entropic = sinkhorn(y, x, 0.1 * mean_cost(x, y)).barycenter(known).argmax(1)
+    assert accuracy(entropic, labels_y) < 0.92
+    for without in ({"weight": 0.0}, {"n_rounds": 1}):
+        less = transport_labels(x, labels_x, y, n_classes=3, **without).argmax(1)
+        assert accuracy(less, labels_y) < 0.98
+    assert accuracy(nearest_labels(x, labels_x, y), labels_y) < 0.5
 
 
 def test_labels_do_not_depend_on_place_and_unit():

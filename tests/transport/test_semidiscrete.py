@@ -253,13 +253,13 @@ def test_update_is_unbiased_at_equilibrium():
 
 @pytest.mark.slow
 def test_update_is_unbiased_at_equilibrium_with_the_default_regularisation():
-    # The same where the noise is ten times the bias of one batch: 220 batches make it visible.
+    # The same where the noise is ten times the bias of one batch: 150 batches make it visible.
     # Allowed is a twentieth, of second order in the noise of the cells' masses (.2 each).
     y = normal(200, 2, 12)
-    share, error = share_of_own_dual(y, 220, sweep_reg=0.01, corrected=True)
+    share, error = share_of_own_dual(y, 150, sweep_reg=0.01, corrected=True)
     assert abs(share) < 0.05 + 2 * error
-    assert error < 0.02
-    share, error = share_of_own_dual(y, 220, sweep_reg=0.01, corrected=False)
+    assert error < 0.025
+    share, error = share_of_own_dual(y, 150, sweep_reg=0.01, corrected=False)
     assert share > 0.2 + 2 * error
 
 
@@ -270,7 +270,7 @@ def test_update_tracks_a_translated_law_at_the_rate_of_sinkhorn():
     # and mean are off by some percent.
     y, x = normal(400, 2, 14), normal(4000, 2, 15)
     shift = torch.tensor([0.2, -0.1], dtype=DTYPE)
-    resting, moving = (solved(x, y, sweep_reg=0.2) for _ in range(2))
+    resting, moving = (solved(x, y, sweep_reg=0.05) for _ in range(2))
     r = resting.sweep_reg
     rho = math.sqrt(1 + r * r / 4) - r / 2
     design = torch.cat([y, torch.ones(400, 1, dtype=DTYPE)], 1)
@@ -280,7 +280,7 @@ def test_update_tracks_a_translated_law_at_the_rate_of_sinkhorn():
         change = (moving.potential - resting.potential)[:, None]
         slope = torch.linalg.lstsq(design, change).solution[:2, 0]
         expected = -shift * (1 - rho ** (6 * k))
-        torch.testing.assert_close(slope, expected, rtol=0.1, atol=0.005)
+        torch.testing.assert_close(slope, expected, rtol=0.1, atol=0.003)
     # Then nearly all of the moved points have the rows they had.
     kept = moving.cells(x + shift) == resting.cells(x)
     assert kept.to(DTYPE).mean() > 0.9
@@ -332,6 +332,8 @@ def test_state_round_trip():
     assert torch.equal(transport.potential, kept)
     transport.update(x + 1.0)
     assert torch.equal(transport.potential, changed)
+    transport.load_state_dict(state)
+    transport.potential += 1.0
     assert torch.equal(state["potential"], kept)
 
 
@@ -344,18 +346,14 @@ def test_identical_rows(n_rows):
     assert torch.equal(transport(x), torch.ones(20, 2, dtype=DTYPE))
 
 
-@pytest.mark.xfail(
-    reason="the sweeps divide by a regularisation of zero", strict=True, raises=ValueError
-)
 def test_identical_rows_and_many_points():
     transport = solved(normal(5001, 2, 23), torch.ones(3, 2, dtype=DTYPE))
     assert torch.equal(transport(normal(9, 2, 24)), torch.ones(9, 2, dtype=DTYPE))
 
 
 def skipped_rows_share(monkeypatch, d):
-    """Return the mass of every other row, those that the rows' own dual is not solved for."""
+    """Return the mass of every other row when there are too many rows for an exact plan."""
     monkeypatch.setattr(semidiscrete, "_EXACT_ROWS", 500)
-    monkeypatch.setattr(semidiscrete, "_SELF_ROWS", 500)
     transport = solved(normal(4096, d, 25), normal(1000, d, 26))
     return float((transport.cells(normal(4096, d, 27)) % 2 == 1).to(DTYPE).mean())
 
@@ -364,10 +362,6 @@ def test_rows_that_are_skipped_get_their_mass_on_the_line(monkeypatch):
     assert skipped_rows_share(monkeypatch, 1) == pytest.approx(0.5, abs=0.06)
 
 
-@pytest.mark.xfail(
-    reason="rows that are left out of the rows' own dual vector get a wrong one, and no mass",
-    strict=True,
-)
 def test_rows_that_are_skipped_get_their_mass(monkeypatch):
     # In several dimensions the nearest other row is far away in units of reg. Half the mass
     # belongs to each half of the rows; measured 0 in eight dimensions.

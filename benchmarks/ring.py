@@ -1,0 +1,267 @@
+"""One pass from noise to eight Gaussians: W2FlowGenerator, its loops, and two peers.
+
+Every method starts from N(0, I), sees the same 4000 rows of a ring of eight Gaussians, and has a
+number of steps that takes about the same time. Written to ring.md and ring.csv.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from _common import (
+    NOT_INSTALLED,
+    Options,
+    conditions,
+    markdown,
+    mean_and_range,
+    parse_options,
+    timed,
+    write_results,
+)
+from _peers import Sampler, has_torchcfm, ot_cfm, wgan_gp
+from sklearn.exceptions import ConvergenceWarning
+
+from skwgf import W2FlowGenerator
+from skwgf.datasets import make_ring, ring_of_gaussians
+from skwgf.metrics import mode_coverage, two_sample_accuracy, wasserstein_distance
+
+RING = ring_of_gaussians(8, radius=2.0, scale=0.1)
+N_TRAIN, N_DISTANCE, N_SHAPE, N_TIMED, N_FLOOR = 4000, 2048, 20_000, 10_000, 10
+BUDGET = 15  # seconds of one core that the numbers of steps below are meant for
+LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+# Seeds of everything that is not the fit: no two draws share one.
+REFERENCE_SEED, FLOOR_SEED, FRESH_SEED, DRAW_SEED, VALIDATION_SEED = (
+    10_000,
+    20_000,
+    30_000,
+    40_000,
+    50_000,
+)
+
+# Columns of the tables: heading, digits, and the value that would be perfect (None: not a quality).
+COLUMNS = {
+    "fit_seconds": ("fit, s", 1, None),
+    "fit_processor_seconds": ("fit, processor s", 1, None),
+    "sample_processor_seconds": (f"{N_TIMED} samples, processor s", 3, None),
+    "passes": ("network passes a sample", 0, None),
+    "w1": ("W1", 3, 0.0),
+    "w2": ("W2", 3, 0.0),
+    "mass_tv": ("mode-mass TV", 3, 0.0),
+    "off_mode": ("off-mode share", 4, 0.0),
+    "eigenvalue_min": ("least eigenvalue ratio", 2, 1.0),
+    "eigenvalue_max": ("greatest eigenvalue ratio", 2, 1.0),
+    "trace_median": ("median trace ratio", 2, 1.0),
+    "two_sample": ("two-sample 1-NN", 3, 0.5),
+}
+TRUTH = "draws of the law itself"
+
+Fit = Callable[..., Sampler]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table: `fit(X, steps=, learning_rate=, seed=)` gives a sampler."""
+
+    name: str
+    fit: Fit
+    steps: int
+    learning_rate: float
+    tuned: bool = True
+
+
+def w2_flow(
+    X: np.ndarray, *, steps: int, learning_rate: float, seed: int, **settings: object
+) -> Sampler:
+    """Fit W2FlowGenerator at its defaults, but for what is named."""
+    flow = W2FlowGenerator(
+        max_iter=steps, learning_rate=learning_rate, random_state=seed, **settings
+    ).fit(X)
+    return Sampler(lambda n, seed: flow.sample(n, random_state=seed), passes=1)
+
+
+# Learning rates: the best of LEARNING_RATES by W1 to a validation sample (`--tune`, results in
+# ring_tuning.md), but for the first method, which keeps its default.
+METHODS = (
+    Method("W2 flow (default)", w2_flow, 300, 1e-2, tuned=False),
+    Method("W2 flow, loop, persistence 10", partial(w2_flow, persistence=10), 150, 1e-2),
+    Method("W2 flow, two-batch plans", partial(w2_flow, potential="minibatch"), 35, 1e-2),
+    Method("W2 flow, network potential", partial(w2_flow, potential="network"), 70, 1e-2),
+    Method(
+        "W2-GAN (network potential, K = 1)",
+        partial(w2_flow, potential="network", persistence=1),
+        140,
+        1e-2,
+    ),
+    Method("WGAN-GP", wgan_gp, 500, 1e-3),
+    Method("OT-CFM (torchcfm)", ot_cfm, 1500, 1e-3),
+)
+
+
+def ring(n: int, seed: int, *, stratified: bool = False) -> np.ndarray:
+    """Return rows of the ring."""
+    return make_ring(n, stratified=stratified, random_state=seed)[0]
+
+
+def figures(sampler: Sampler, X: np.ndarray, reference: np.ndarray, seed: int) -> dict[str, float]:
+    """Return the figures of a fitted sampler; X are the rows that it was fitted to."""
+    _, _, seconds = timed(sampler.draw, N_TIMED, DRAW_SEED)
+    Z = sampler.draw(N_SHAPE, DRAW_SEED + seed)
+    scale = float(np.sqrt(RING.covariances[0, 0, 0]))
+    found, trained = (mode_coverage(rows, RING.centers, scale) for rows in (Z, X))
+    gap = np.abs(found.mass - trained.mass).sum() + abs(found.off_mode - trained.off_mode)
+    ratios = found.eigenvalue_ratios[np.isfinite(found.eigenvalue_ratios)]
+    few = Z[:N_DISTANCE]
+    return {
+        "sample_processor_seconds": seconds,
+        "passes": sampler.passes,
+        "w1": wasserstein_distance(few, reference, p=1),
+        "w2": wasserstein_distance(few, reference, p=2),
+        "mass_tv": 0.5 * gap,
+        "off_mode": found.off_mode,
+        "eigenvalue_min": ratios.min(initial=np.inf),
+        "eigenvalue_max": ratios.max(initial=-np.inf),
+        "trace_median": np.median(found.trace_ratios),
+        "two_sample": two_sample_accuracy(Z[:N_TRAIN], ring(N_TRAIN, FRESH_SEED + seed)),
+    }
+
+
+def compare(options: Options, methods: tuple[Method, ...], reference: np.ndarray) -> pd.DataFrame:
+    """Return a row of figures for each method and seed; rows of missing peers are empty."""
+    rows = []
+    for seed in options.seeds:
+        X = ring(N_TRAIN, seed)
+        for method in methods:
+            row = {"method": method.name, "seed": seed}
+            if method.fit is not ot_cfm or has_torchcfm():
+                sampler, wall, processor = timed(
+                    method.fit,
+                    X,
+                    steps=method.steps,
+                    learning_rate=method.learning_rate,
+                    seed=seed,
+                )
+                row |= {"fit_seconds": wall, "fit_processor_seconds": processor}
+                row |= figures(sampler, X, reference, seed)
+            rows.append(row)
+            print(*(f"{k}={v:.4g}" if isinstance(v, float) else v for k, v in row.items()))
+        truth = Sampler(lambda n, s: ring(n, FLOOR_SEED + 1000 + s), passes=0)
+        rows.append({"method": TRUTH, "seed": seed, **figures(truth, X, reference, seed)})
+    return pd.DataFrame(rows)
+
+
+def table(raw: pd.DataFrame, columns: tuple[str, ...]) -> str:
+    """Return some columns as Markdown; the mean closest to the perfect value is bold."""
+    methods = list(dict.fromkeys(raw["method"]))
+    cells = pd.DataFrame({"method": methods})
+    means = raw.groupby("method").mean(numeric_only=True)
+    absent = means.index[means["passes"].isna()]
+    for column in columns:
+        heading, digits, perfect = COLUMNS[column]
+        groups = {method: raw.loc[raw["method"] == method, column] for method in methods}
+        texts = [mean_and_range(groups[method], digits) for method in methods]
+        if perfect is not None:
+            best = (means[column].drop(TRUTH) - perfect).abs().idxmin()
+            texts = [f"**{t}**" if m == best else t for m, t in zip(methods, texts, strict=True)]
+        texts = [NOT_INSTALLED if m in absent else t for m, t in zip(methods, texts, strict=True)]
+        cells[heading] = texts
+    return markdown(cells)
+
+
+def tune(options: Options, methods: tuple[Method, ...]) -> None:
+    """Write W1 to a validation sample for every learning rate, on the first seed."""
+    X, held_out = ring(N_TRAIN, options.seeds[0]), ring(N_DISTANCE, VALIDATION_SEED)
+    rows = []
+    for method in methods:
+        if not method.tuned or (method.fit is ot_cfm and not has_torchcfm()):
+            continue
+        for rate in LEARNING_RATES:
+            sampler = method.fit(X, steps=method.steps, learning_rate=rate, seed=options.seeds[0])
+            w1 = wasserstein_distance(sampler.draw(N_DISTANCE, VALIDATION_SEED), held_out, p=1)
+            rows.append({"method": method.name, "learning_rate": rate, "w1": w1})
+            print(rows[-1])
+    raw = pd.DataFrame(rows)
+    shown = raw.pivot(index="method", columns="learning_rate", values="w1").loc[
+        raw["method"].unique()
+    ]
+    frame = shown.map("{:.3f}".format).reset_index()
+    text = (
+        "# Ring of 8: choice of the learning rate\n\n"
+        f"W1 of {N_DISTANCE} samples to as many validation rows. {conditions(options)}\n\n"
+        f"{markdown(frame)}"
+    )
+    write_results(options.out, "ring_tuning", raw, text)
+
+
+def report(raw: pd.DataFrame, floor: pd.DataFrame, options: Options) -> str:
+    """Return the page of results."""
+    cost = (
+        "fit_seconds",
+        "fit_processor_seconds",
+        "sample_processor_seconds",
+        "passes",
+        "w1",
+        "w2",
+    )
+    shape = tuple(name for name in COLUMNS if name not in cost)
+    missing = "" if has_torchcfm() else "\n\ntorchcfm is not installed: `make bench` installs it."
+    steps = "; ".join(f"{m.name}: {m.steps} at {m.learning_rate:g}" for m in METHODS)
+    return f"""# Ring of 8 from N(0, I)
+
+{N_TRAIN} training rows; mode standard deviation 0.1 on a circle of radius 2. Every method has a
+fixed number of steps, meant for about {BUDGET} s of one idle core (the time it took is in the
+table). {conditions(options)}{missing}
+
+## Cost and distance
+
+W1 and W2 of {N_DISTANCE} samples to a stratified reference of as many. Floor, {len(floor)}
+independent samples of the law: W1 {floor["w1"].mean():.3f} (sd {floor["w1"].std():.3f}), W2
+{floor["w2"].mean():.3f} (sd {floor["w2"].std():.3f}). Bold is best among the fitted methods.
+
+{table(raw, cost)}
+
+## Shape
+
+On {N_SHAPE} samples: total variation between the shares of the eight modes and of "no mode" and
+those of the training rows; share of samples farther than 4 sd from every centre; eigenvalues of the
+covariance of the samples on each mode over the true ones (least and greatest of the 16, median of
+the traces). Two-sample: accuracy of telling {N_TRAIN} samples from as many fresh independent rows
+by the nearest other row; .5 means alike. Closest to 0, 1 and .5 is best.
+
+{table(raw, shape)}
+
+Steps and learning rates: {steps}. Learning rates of all but the first were chosen by `--tune`.
+"""
+
+
+def main() -> None:
+    """Run the comparison, or the choice of learning rates."""
+    options = parse_options(__doc__, tunes=True)
+    # Loops that stop at a time limit have not settled; the table shows how far they came.
+    warnings.simplefilter("ignore", ConvergenceWarning)
+    methods = METHODS
+    if options.quick:
+        methods = tuple(
+            Method(m.name, m.fit, max(2, m.steps // 50), m.learning_rate, m.tuned) for m in METHODS
+        )
+    if not has_torchcfm():
+        print("torchcfm is not installed: its rows stay empty. `make bench` installs it.")
+    if options.tune:
+        tune(options, methods)
+        return
+    reference = ring(N_DISTANCE, REFERENCE_SEED, stratified=True)
+    draws = [ring(N_DISTANCE, FLOOR_SEED + i) for i in range(2 if options.quick else N_FLOOR)]
+    floor = pd.DataFrame(
+        {f"w{p}": [wasserstein_distance(Z, reference, p=p) for Z in draws] for p in (1, 2)}
+    )
+    raw = compare(options, methods, reference)
+    kept = pd.concat([raw, floor.assign(method="floor, independent samples")])
+    write_results(options.out, "ring", kept, report(raw, floor, options))
+
+
+if __name__ == "__main__":
+    main()
