@@ -26,13 +26,16 @@ from skwgf.transport.sinkhorn import sinkhorn
 # Largest number of points and rows for which the exact plan gives the potential (about ten
 # seconds of network simplex); beyond it an entropic one does.
 _EXACT_ROWS = 5000
-# Entries of the kernel of the first entropic plan (400 MB), and its marginal error.
-_KERNEL_ENTRIES, _MARGINAL = 10**8, 1e-3
+# The first entropic plan: regularisation relative to the mean cost (with .01 modes narrower than a
+# tenth of the data come out a third too wide), marginal error, entries of the kernel (400 MB).
+_SOLVE_REG, _MARGINAL, _KERNEL_ENTRIES = 3e-3, 1e-3, 10**8
+# Regularisations of the sweeps of an update, in units of the finest. The coarse ones move mass
+# between distant clusters, which a fine one alone would take hundreds of sweeps for.
+_SWEEPS = (100.0, 10.0, 1.0)
 # Rows in one pass.
 _TILE = 1024
 # Damping of the rows' own problem, largest error in units of reg, and number of steps.
-_SELF_DAMPING, _SELF_TOL, _SELF_STEPS = 2 / 3, 1e-2, 50
-_UPDATE_SWEEPS = 3
+_SELF_DAMPING, _SELF_TOL, _SELF_STEPS = 2 / 3, 1e-4, 50
 # A cell without mass on a batch would get an infinite potential.
 _LEAST_MASS = 1e-6
 
@@ -135,10 +138,12 @@ class SemidiscreteTransport:
     r"""Map towards all target rows through one dual vector, kept up to date along a flow.
 
     The first potential is that of an exact plan when points and rows are few, else of an entropic
-    one. Later ones follow the moving law: :meth:`shrink` after a step, and a few Sinkhorn sweeps on
-    a batch. A potential found with regularisation `reg` and used without it would spread the mass
-    outwards (rows at the rim of a cluster get more than their share); subtracting the dual vector
-    of the rows' transport to themselves,
+    one. Later ones follow the moving law: :meth:`shrink` after a step, and a Sinkhorn sweep on a
+    batch at each of three regularisations, from coarse to fine.
+
+    A potential found with regularisation `reg` and used without it would spread the mass outwards
+    (rows at the rim of a cluster get more than their share). Subtracting the dual vector of the
+    rows' transport to themselves,
 
     .. math:: g = g^{x \to y}_{reg} - g^{y \to y}_{reg},
 
@@ -156,7 +161,7 @@ class SemidiscreteTransport:
         Entropic smoothing of the map, in the unit of the cost; 0 maps each point to one row.
 
     sweep_reg : float, default=0.01
-        Regularisation of the sweeps, relative to the mean cost between target rows.
+        Regularisation of the finest sweeps, relative to the mean cost between target rows.
 
     Attributes
     ----------
@@ -185,9 +190,10 @@ class SemidiscreteTransport:
         self.y = y
         self.features = y if side is None else torch.cat([y, side], 1)
         self.reg = reg
-        self.sweep_reg = sweep_reg * mean_cost(self.features, self.features)
+        self._unit = mean_cost(self.features, self.features)
+        self.sweep_reg = sweep_reg * self._unit
         self.potential = torch.zeros(len(y), dtype=y.dtype, device=y.device)
-        self._self_dual: Tensor | None = None
+        self._self_duals: dict[float, Tensor] = {}
 
     def solve(self, x: Tensor, side: Tensor | None = None) -> None:
         """Solve for the potential on points of the law: the more of them, the better."""
@@ -196,8 +202,9 @@ class SemidiscreteTransport:
             self.potential = exact_plan(x, self.features).potential_y
         elif self.sweep_reg > 0:
             x = x[: max(_KERNEL_ENTRIES // len(self.y), 1)]
-            plan = sinkhorn(x, self.features, self.sweep_reg, tol=_MARGINAL)
-            self.potential = plan.g - self._correction()
+            reg = _SOLVE_REG * self._unit
+            plan = sinkhorn(x, self.features, reg, tol=_MARGINAL)
+            self.potential = plan.g - self._correction(reg)
 
     def shrink(self, step: float) -> None:
         """Follow a step of the exact flow: the plan stays, the way that is left gets shorter."""
@@ -208,10 +215,10 @@ class SemidiscreteTransport:
         if self.sweep_reg == 0:
             return
         x = x if side is None else torch.cat([x, side], 1)
-        dual = self.potential + self._correction()
-        for _ in range(_UPDATE_SWEEPS):
-            dual = dual_sweep(x, self.features, dual, self.sweep_reg)
-        self.potential = dual - self._correction()
+        for factor in _SWEEPS:
+            reg = factor * self.sweep_reg
+            dual = dual_sweep(x, self.features, self.potential + self._correction(reg), reg)
+            self.potential = dual - self._correction(reg)
 
     def cells(self, x: Tensor, side: Tensor | None = None) -> Tensor:
         """Return the index of the row that each point is mapped to without smoothing."""
@@ -238,8 +245,8 @@ class SemidiscreteTransport:
         """Go back to a state returned by `state_dict`."""
         self.potential = state["potential"].clone()
 
-    def _correction(self) -> Tensor:
+    def _correction(self, reg: float) -> Tensor:
         """Return the rows' own dual vector, computed when first needed."""
-        if self._self_dual is None:
-            self._self_dual = self_dual(self.features, self.sweep_reg)
-        return self._self_dual
+        if reg not in self._self_duals:
+            self._self_duals[reg] = self_dual(self.features, reg)
+        return self._self_duals[reg]

@@ -22,7 +22,7 @@ TINY = {
 }
 KINDS = [
     pytest.param({}, id="full"),
-    pytest.param({"persistence": 2}, id="int"),
+    pytest.param({"persistence": 5, "step_size": 0.5}, id="int"),
     pytest.param({"potential": "minibatch", "persistence": 5}, id="minibatch"),
     pytest.param({"potential": "network", "persistence": 5}, id="network"),
 ]
@@ -132,12 +132,12 @@ class TestShapes:
         with pytest.raises(ValueError, match=r"0 sample\(s\)"):
             fitted.transform(rows(0))
 
-    @pytest.mark.parametrize("options", KINDS)
-    @pytest.mark.parametrize("n", [2, 3, 30])
+    @pytest.mark.parametrize("options", KINDS[:3])
+    @pytest.mark.parametrize("n", [2, 30])
     def test_fewer_target_rows_than_the_batch(self, options, n):
         # The law is that of the few rows: the right place and size after a short fit.
         X = rows(n)
-        generator = tiny(**options, max_iter=30).fit(X)
+        generator = tiny(**options, max_iter=60).fit(X)
         draws = generator.sample(1000, random_state=0)
         assert draws.shape == (1000, 2)
         size = X.std(0).max()
@@ -198,11 +198,14 @@ class TestConstantAndRepeatedRows:
         assert np.all(images == images[0])
         assert np.all(abs(images[0] - rows().mean(0)) < 1.0)
 
-    @pytest.mark.parametrize("options", KINDS)
+    @pytest.mark.parametrize(
+        "options", [*KINDS[:3], pytest.param({"persistence": "auto"}, id="auto")]
+    )
     def test_repeated_rows(self, options):
-        # Three rows, 100 times each: draws fall on or between them, all three are reached.
+        # Three rows, 100 times each: draws fall on or between them, all three are reached. Catches
+        # a potential that takes wrong shares for right as soon as the points lie on the rows.
         X = np.repeat([[0.0, 0.0], [6.0, 0.0], [0.0, 6.0]], 100, axis=0)
-        generator = tiny(max_iter=40, **options).fit(X)
+        generator = tiny(max_iter=80, **options).fit(X)
         draws = generator.sample(1000, random_state=0)
         assert np.isfinite(draws).all()
         assert np.all(abs(draws.mean(0) - X.mean(0)) < 1.0)
@@ -218,16 +221,15 @@ class TestConstantAndRepeatedRows:
 
 
 class TestScales:
-    @pytest.mark.parametrize("source", [False, True])
-    @pytest.mark.parametrize("scale", [1e30, 1e-30])
+    @pytest.mark.parametrize(("scale", "source"), [(1e30, False), (1e-30, True)])
     @pytest.mark.parametrize("options", KINDS)
     def test_huge_and_tiny(self, options, scale, source):
         # All but the units is the same. Catches squares of raw data, fixed tolerances, and
         # float32 before the scaling.
         X, X_source = rows(600), rows(100, seed=1) if source else None
-        unit = tiny(**options, max_iter=3).fit(X, X_source=X_source)
+        unit = tiny(**{**options, "max_iter": 2}).fit(X, X_source=X_source)
         scaled_source = scale * X_source if source else None
-        scaled = tiny(**options, max_iter=3).fit(scale * X, X_source=scaled_source)
+        scaled = tiny(**{**options, "max_iter": 2}).fit(scale * X, X_source=scaled_source)
         expected = unit.sample(50, random_state=0)
         draws = scaled.sample(50, random_state=0) / scale
         assert np.allclose(draws, expected, rtol=1e-5, atol=1e-5)

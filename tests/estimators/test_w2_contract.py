@@ -41,6 +41,7 @@ KINDS = [
     pytest.param({"potential": "minibatch"}, id="minibatch"),
     pytest.param({"potential": "network"}, id="network"),
 ]
+FEW = KINDS[0], KINDS[1], KINDS[3]
 
 
 def tiny(**options):
@@ -190,6 +191,7 @@ class TestScore:
         score = tiny().fit(X).score(X)
         assert tiny().fit(1024 * X).score(1024 * X) == pytest.approx(1024**2 * score, rel=1e-6)
 
+    @pytest.mark.slow
     def test_of_more_than_5000_rows(self, fitted):
         # A fixed random choice of 5000 rows is compared. Catches the first 5000 (here zeros).
         X = np.concatenate([np.zeros((200, 2)), rows(5400, seed=1)])
@@ -453,7 +455,7 @@ class TestWarmStart:
             assert np.array_equal(values[:5], first[key])
         assert np.all(np.diff(generator.history_["seconds"]) > 0)
 
-    @pytest.mark.parametrize("options", KINDS)
+    @pytest.mark.parametrize("options", FEW)
     def test_goes_on_from_the_weights(self, options):
         # With a vanishing learning rate the second fit stays where the first ended. ema_decay=0
         # makes the fitted network the last one. Catches a new start.
@@ -655,7 +657,7 @@ class TestCallbacks:
         assert recorder.scores[11] > recorder.scores[0]
         assert recorder.scores[-1] == generator.score(rows())
 
-    @pytest.mark.parametrize("options", KINDS)
+    @pytest.mark.parametrize("options", FEW)
     def test_do_not_change_the_fit(self, options):
         plain = tiny(**options).fit(rows())
         watched = tiny(**options).set_callbacks(Recorder()).fit(rows())
@@ -718,7 +720,7 @@ class TestInterrupt:
             pickle.loads(pickle.dumps(generator)).transform(rows(9)), generator.transform(rows(9))
         )
 
-    @pytest.mark.parametrize("options", KINDS)
+    @pytest.mark.parametrize("options", FEW)
     @pytest.mark.parametrize("at", [0, 3])
     def test_in_the_middle_of_a_step(self, options, at, monkeypatch):
         # The step in progress has spoilt the weights: they must be put back.

