@@ -20,7 +20,6 @@ EMA_DECAY = 0.995
 BATCH = 256
 CRITIC_HIDDEN = (128, 128, 128)
 CRITIC_STEPS = 5
-PENALTY = 10.0
 RK4_STEPS = 25
 BLOCK = 2048
 
@@ -38,11 +37,13 @@ def has_torchcfm() -> bool:
     return importlib.util.find_spec("torchcfm") is not None
 
 
-def wgan_gp(X: np.ndarray, *, steps: int, learning_rate: float, seed: int) -> Sampler:
+def wgan_gp(
+    X: np.ndarray, *, steps: int, learning_rate: float, seed: int, weight: float = 10.0
+) -> Sampler:
     """Train a Wasserstein GAN with gradient penalty (Gulrajani et al., arXiv:1704.00028).
 
-    A step is five of the critic and one of the generator. The schedule and the averaging of the
-    generator's weights are those of W2FlowGenerator, which improve this peer.
+    A step is five of the critic and one of the generator; `weight` is that of the penalty. The
+    schedule and the averaging of the generator's weights are those of W2FlowGenerator.
     """
     generator = torch.Generator().manual_seed(seed)
     rows, shift, scale = scaled(X)
@@ -62,7 +63,7 @@ def wgan_gp(X: np.ndarray, *, steps: int, learning_rate: float, seed: int) -> Sa
                 fake = network(noise())
             mix = torch.rand(BATCH, 1, generator=generator)
             penalty = gradient_penalty(critic, torch.lerp(real, fake, mix))
-            critic_step(critic(fake).mean() - critic(real).mean() + PENALTY * penalty)
+            critic_step(critic(fake).mean() - critic(real).mean() + weight * penalty)
         network_step(-critic(network(noise())).mean())
     average = network_step.average
 

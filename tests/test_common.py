@@ -33,7 +33,5 @@ def test_no_tag_switches_checks_off(estimator):
 
 def test_every_public_estimator_is_checked():
     # Bug caught: a new estimator that is exported but not in the list above.
-    public = {
-        name for name in skwgf.__all__ if hasattr(getattr(skwgf, name), "get_params")
-    }
+    public = {name for name in skwgf.__all__ if hasattr(getattr(skwgf, name), "get_params")}
     assert public == {type(estimator).__name__ for estimator in ESTIMATORS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
@@ -30,7 +31,9 @@ from skwgf.transport import mean_cost, sinkhorn_divergence
 SPLIT, VALIDATION, POTENTIAL, SCORE = 1, 2, 3, 4
 # The score compares at most that many rows: its cost grows with their square.
 _SCORE_ROWS = 5000
-SCORE_REG = 0.05
+# Regularisation of the score relative to the mean cost within the data, but never less than a share
+# of the mean cost between data and draws: a fit that went astray gets a finite, bad score.
+_SCORE_REG, _ASTRAY = 0.05, 1e-3
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,14 @@ def fit_coordinates(X: NDArray[Any]) -> Coordinates:
     so that data of any size is welcome.
     """
     rows = to_tensor(X, dtype=torch.float64)
-    constant = (rows == rows[0]).all(0)
+    first = rows[0]
+    constant = (rows == first).all(0)
     size = float(rows.abs().max()) or 1.0
     rows = rows / size
     center = rows.mean(0)
     n_varying = max(int((~constant).sum()), 1)
     variance = float((rows[:, ~constant] - center[~constant]).square().mean(0).sum()) / n_varying
-    shift = torch.where(constant, rows[0], center) * size
+    shift = torch.where(constant, first, center * size)
     return Coordinates(shift, size * variance**0.5 or 1.0, constant)
 
 
@@ -87,10 +91,18 @@ def push_forward(
         in_shift=coordinates.shift if residual else zero,
         in_scale=scale if residual else one,
         out_shift=coordinates.shift,
-        out_scale=scale if residual else torch.where(coordinates.constant, 0.0, scale),
+        out_scale=torch.where(coordinates.constant, 0.0, scale),
         residual=residual,
     )
     return module.to(device=device, dtype=best_float(device)).requires_grad_(False).eval()
+
+
+def divergence(rows: Tensor, draws: Tensor) -> float:
+    """Return the debiased Sinkhorn divergence that `score` and validation share, or infinity."""
+    if not bool(torch.isfinite(draws).all()):
+        return math.inf
+    unit = max(mean_cost(rows, rows), _ASTRAY * mean_cost(rows, draws))
+    return float(sinkhorn_divergence(rows, draws, _SCORE_REG * unit)) if unit > 0 else 0.0
 
 
 class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
@@ -135,7 +147,7 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
         TypeError
             If `n_samples` is not an integer.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "network_")
         n = check_scalar(n_samples, "n_samples", Integral, min_val=1)
         draws = self._draw(int(n), make_generator(draw_seed(random_state)))
         return to_numpy(draws, self._draws_dtype)
@@ -153,7 +165,7 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
         ndarray of shape (n_samples, n_features)
             In the precision of X.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "network_")
         X = self._validate(X, reset=False)
         return to_numpy(evaluate(self.network_, self._reference(X)), X.dtype)
 
@@ -161,7 +173,8 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
         r"""Return minus the debiased Sinkhorn divergence between X and as many draws.
 
         The draws are the same at every call. The regularisation is .05 times the mean cost
-        :math:`|x - x'|^2/2` within X, so that settings compare on the same X.
+        :math:`|x - x'|^2/2` within X, so that settings compare on the same X (with draws a
+        thousand times farther off than that it grows with their distance).
 
         Parameters
         ----------
@@ -177,7 +190,7 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
         float
             In squared units of X; 0 is perfect.
         """
-        check_is_fitted(self)
+        check_is_fitted(self, "network_")
         X = self._validate(X, reset=False)
         generator = make_generator(derive_seed(self._seed, SCORE))
         if len(X) > _SCORE_ROWS:
@@ -185,11 +198,7 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
         coordinates = fit_coordinates(X)
         rows = coordinates.apply(X)
         draws = coordinates.apply(to_numpy(self._draw(len(X), generator)))
-        unit = mean_cost(rows, rows) or mean_cost(rows, draws)
-        if unit == 0:
-            return 0.0
-        divergence = float(sinkhorn_divergence(rows, draws, SCORE_REG * unit))
-        return -divergence * coordinates.scale**2
+        return -divergence(rows, draws) * coordinates.scale**2
 
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
         """Return n draws as a tensor."""

@@ -7,7 +7,6 @@ The flow of :math:`\mu \mapsto \tfrac12 W_2^2(\mu, \nu)` moves a law towards the
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self, cast
@@ -17,9 +16,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import _fit_context
 from sklearn.callback import with_callbacks
-from sklearn.utils import assert_all_finite, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_consistent_length
 from torch import Tensor, nn
 
 from skwgf._tensor import (
@@ -27,27 +24,27 @@ from skwgf._tensor import (
     draw_seed,
     make_generator,
     resolve_device,
-    tensor_to_array,
     to_numpy,
     to_tensor,
 )
 from skwgf.base import BaseFlow
 from skwgf.estimators._generator import (
-    SCORE_REG,
     SPLIT,
     VALIDATION,
     Coordinates,
     GeneratorMixin,
+    divergence,
     fit_coordinates,
     push_forward,
 )
+from skwgf.estimators._inputs import check_labels, check_layers, check_source
 from skwgf.estimators._w2_problem import Problem, class_sides, end_points, velocity
 from skwgf.flows import NetworkCarrier, pair_update, persistent_update, plateau, settled
 from skwgf.flows.carriers import Stateful
 from skwgf.flows.loop import History
 from skwgf.flows.regression import Update
 from skwgf.nn import Activation, PushForward, Regressor, evaluate, mlp
-from skwgf.transport import mean_cost, sinkhorn_divergence
+from skwgf.transport import mean_cost
 
 # Optimiser steps of an iteration when the plan is held to the end.
 _INNER_STEPS = 10
@@ -75,37 +72,19 @@ def validation(
     """
     generator = make_generator(derive_seed(problem.seed, VALIDATION))
     z, _ = problem.draw(len(held_out), generator)
-    unit = mean_cost(held_out, held_out)
     others = problem.y[torch.randperm(len(problem.y), generator=generator)[: len(held_out)]]
-    noise = float(sinkhorn_divergence(others, held_out, SCORE_REG * unit)) if unit > 0 else 0.0
 
     def validate() -> float:
         with regressor.averaged() as module:
-            x = evaluate(module, z)
-        if unit == 0 or not bool(torch.isfinite(x).all()):
-            return math.inf
-        return float(sinkhorn_divergence(x, held_out, SCORE_REG * unit))
+            return divergence(held_out, evaluate(module, z))
 
-    return validate, noise
+    return validate, divergence(held_out, others)
 
 
 def averaged_core(regressor: Regressor) -> nn.Module:
     """Return a copy of the trained network with its averaged weights."""
     with regressor.averaged() as module:
         return copy.deepcopy(cast(PushForward, module).core)
-
-
-def continue_training(regressor: Regressor, state: dict[str, Tensor]) -> None:
-    """Give a new regressor the weights, average and moments of an earlier fit."""
-    expected = {name: value.shape for name, value in regressor.state_dict().items()}
-    if any(name in state and state[name].shape != shape for name, shape in expected.items()) or (
-        not expected.keys() <= state.keys()
-    ):
-        raise ValueError(
-            "warm_start=True goes on with the network of the previous fit, but its layers or the "
-            "number of columns have changed. Set warm_start=False, or fit a clone."
-        )
-    regressor.load_state_dict(state)
 
 
 class W2FlowGenerator(GeneratorMixin, BaseFlow):
@@ -268,6 +247,9 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
     True
     """
 
+    _architecture: tuple[Any, ...]
+    _training_state: dict[str, Tensor]
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseFlow._parameter_constraints,
         "potential": [StrOptions({"semidiscrete", "minibatch", "network"})],
@@ -359,7 +341,12 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         self : W2FlowGenerator
         """
         X = self._validate(X, reset=True, min_samples=2)
-        X_source, y_source = self._check_source(X, X_source, y_source)
+        if X_source is not None:
+            X_source = check_source(self, X, X_source)
+        if y_source is not None:
+            if X_source is None:
+                raise ValueError("y_source labels the rows of X_source, but X_source is None.")
+            y_source = check_labels(y_source, len(X_source))
         persistence = self._check_parameters(labelled=y_source is not None)
         device, seed = resolve_device(self.device), draw_seed(self.random_state)
         generator = make_generator(seed)
@@ -394,28 +381,6 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             setattr(self, name, value)
         self._training_state = regressor.state_dict()
         return self
-
-    def _check_source(
-        self, X: NDArray[Any], X_source: Any, y_source: Any
-    ) -> tuple[NDArray[Any] | None, NDArray[Any] | None]:
-        """Return the checked source rows and their labels."""
-        if X_source is None:
-            if y_source is not None:
-                raise ValueError("y_source labels the rows of X_source, but X_source is None.")
-            return None, None
-        n_features = np.shape(X_source)[1] if np.ndim(X_source) == 2 else X.shape[1]
-        if n_features != X.shape[1]:
-            raise ValueError(
-                f"X_source has {n_features} columns but X has {X.shape[1]}. Source and target "
-                "must have the same features."
-            )
-        X_source = self._validate(X_source, reset=False, min_samples=2)
-        if y_source is None:
-            return X_source, None
-        y_source = column_or_1d(tensor_to_array(y_source))
-        assert_all_finite(y_source, input_name="y_source")
-        check_consistent_length(X_source, y_source)
-        return X_source, y_source
 
     def _check_parameters(self, *, labelled: bool) -> int | str:
         """Return the persistence to use, after checks that involve several parameters."""
@@ -477,10 +442,11 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         self, d: int, residual: bool, generator: torch.Generator, device: torch.device
     ) -> Regressor:
         """Return the network to train, with its optimiser."""
+        sizes = check_layers(self.hidden_layer_sizes)
         core = mlp(
             d,
             d,
-            tuple(self.hidden_layer_sizes),
+            sizes,
             activation=cast(Activation, self.activation),
             generator=generator,
             zero_last=residual,
@@ -491,8 +457,16 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             core, in_shift=zero, in_scale=one, out_shift=zero, out_scale=one, residual=residual
         )
         regressor = Regressor(module, learning_rate=self.learning_rate, ema_decay=self.ema_decay)
-        if self.warm_start and hasattr(self, "_training_state"):
-            continue_training(regressor, self._training_state)
+        architecture = (d, sizes, self.activation, residual)
+        if self._goes_on():
+            if architecture != self._architecture:
+                raise ValueError(
+                    "warm_start=True goes on with the network of the previous fit, but its "
+                    "layers, kind of reference or columns have changed. Set warm_start=False, or "
+                    "fit a clone."
+                )
+            regressor.load_state_dict(self._training_state)
+        self._architecture = architecture
         return regressor
 
     def _update(
