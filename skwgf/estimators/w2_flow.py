@@ -462,8 +462,8 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             if architecture != self._architecture:
                 raise ValueError(
                     "warm_start=True goes on with the network of the previous fit, but its "
-                    "layers, kind of reference or columns have changed. Set warm_start=False, or "
-                    "fit a clone."
+                    "layers or columns have changed, or the kind of reference. Set "
+                    "warm_start=False, or fit a clone."
                 )
             regressor.load_state_dict(self._training_state)
         self._architecture = architecture
