@@ -75,15 +75,21 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def conditions(options: Options) -> str:
-    """Return the sentence that says under which conditions the figures were taken."""
-    packages = ("numpy", "scikit-learn", "torch", "pot", "torchcfm")
+    """Return the sentences that say how often each fit was made, and on what."""
     kind = "**A run with --quick: it shows that the script runs; its figures mean nothing.** "
     return (
         f"{kind if options.quick else ''}Seeds {', '.join(map(str, options.seeds))}; a cell is the "
-        "mean [least, greatest] over them. Times: "
-        f"{torch.get_num_threads()} thread(s) of a {os.cpu_count()}-core {platform.machine()} CPU "
-        "that other processes may have shared: compare within this run and read ratios, not "
-        "seconds. Processor seconds are less disturbed than wall-clock. "
+        f"mean [least, greatest] over them. {machine()}"
+    )
+
+
+def machine() -> str:
+    """Return what the figures were taken on and with."""
+    packages = ("numpy", "scikit-learn", "torch", "pot", "torchcfm")
+    return (
+        f"Times: {torch.get_num_threads()} thread(s) of a {os.cpu_count()}-core "
+        f"{platform.machine()} CPU that other processes may have shared: compare within this run "
+        "and read ratios, not seconds. Processor seconds are less disturbed than wall-clock. "
         f"Python {platform.python_version()}, "
         f"{', '.join(f'{name} {installed(name)}' for name in packages)}."
     )

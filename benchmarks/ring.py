@@ -89,17 +89,17 @@ def w2_flow(
 METHODS = (
     Method("W2 flow (default)", w2_flow, 300, 1e-2, tuned=False),
     Method("W2 flow, loop, persistence 10", partial(w2_flow, persistence=10), 150, 1e-2),
-    Method("W2 flow, two-batch plans", partial(w2_flow, potential="minibatch"), 35, 1e-2),
+    Method("W2 flow, two-batch plans", partial(w2_flow, potential="minibatch"), 35, 3e-2),
     Method("W2 flow, network potential", partial(w2_flow, potential="network"), 70, 1e-2),
     Method(
         "W2-GAN (network potential, K = 1)",
         partial(w2_flow, potential="network", persistence=1),
         140,
-        1e-2,
+        1e-3,
     ),
     Method("WGAN-GP, penalty 10", wgan_gp, 500, 3e-3),
     Method("WGAN-GP, penalty 0.1", partial(wgan_gp, weight=0.1), 500, 3e-3),
-    Method("OT-CFM (torchcfm)", ot_cfm, 1500, 1e-3),
+    Method("OT-CFM (torchcfm)", ot_cfm, 1500, 3e-2),
 )
 
 
@@ -186,16 +186,18 @@ def tune(options: Options, methods: tuple[Method, ...]) -> None:
             rows.append({"method": method.name, "learning_rate": rate, "w1": w1})
             print(rows[-1])
     raw = pd.DataFrame(rows)
-    shown = raw.pivot(index="method", columns="learning_rate", values="w1").loc[
-        raw["method"].unique()
-    ]
-    frame = shown.map("{:.3f}".format).reset_index()
-    text = (
+    write_results(options.out, "ring_tuning", raw, tuning_report(raw, options.seeds[0]))
+
+
+def tuning_report(raw: pd.DataFrame, seed: int) -> str:
+    """Return the page of the choice of learning rates."""
+    shown = raw.pivot(index="method", columns="learning_rate", values="w1")
+    frame = shown.loc[raw["method"].unique()].map("{:.3f}".format).reset_index()
+    return (
         "# Ring of 8: choice of the learning rate\n\n"
-        f"W1 of {N_DISTANCE} samples to as many validation rows. {conditions(options)}\n\n"
-        f"{markdown(frame)}"
+        f"W1 of {N_DISTANCE} samples to as many validation rows, by learning rate; seed {seed}. "
+        f"Numbers of steps as in ring.md.\n\n{markdown(frame)}"
     )
-    write_results(options.out, "ring_tuning", raw, text)
 
 
 def report(raw: pd.DataFrame, floor: pd.DataFrame, options: Options) -> str:

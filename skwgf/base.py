@@ -138,11 +138,11 @@ class BaseFlow(CallbackSupportMixin, BaseEstimator):
         """Warn about a run that did not end in convergence, with the figure and what to do."""
         name = type(self).__name__
         if result.status == "max_iter":
-            figure = result.history["objective"][-1]
+            key = "validation" if "validation" in result.history else "objective"
             message, category = (
                 (
-                    f"{name} did not converge in {result.n_iter} iterations: the objective is "
-                    f"{figure:.3g}. {remedies}"
+                    f"{name} did not converge in {result.n_iter} iterations: the {key} is "
+                    f"{result.history[key][-1]:.3g}. {remedies}"
                 ),
                 ConvergenceWarning,
             )

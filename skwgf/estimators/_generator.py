@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,13 +25,15 @@ from skwgf._tensor import (
     to_numpy,
     to_tensor,
 )
-from skwgf.nn import PushForward, evaluate
+from skwgf.nn import PushForward, Regressor, evaluate
 from skwgf.transport import mean_cost, sinkhorn_divergence
 
 # Independent random streams of one fit.
 SPLIT, VALIDATION, POTENTIAL, SCORE = 1, 2, 3, 4
 # The score compares at most that many rows: its cost grows with their square.
 _SCORE_ROWS = 5000
+# Held-out rows: at most so many, and none at all when there would be fewer than the least.
+_LEAST_HELD_OUT, _MOST_HELD_OUT = 50, 1000
 # Regularisation of the score relative to the mean cost within the data, but never less than a share
 # of the mean cost between data and draws: a fit that went astray gets a finite, bad score.
 _SCORE_REG, _ASTRAY = 0.05, 1e-3
@@ -103,6 +106,38 @@ def divergence(rows: Tensor, draws: Tensor) -> float:
         return math.inf
     unit = max(mean_cost(rows, rows), _ASTRAY * mean_cost(rows, draws))
     return float(sinkhorn_divergence(rows, draws, _SCORE_REG * unit)) if unit > 0 else 0.0
+
+
+def split_rows(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the indices of the rows to learn from and of those held out."""
+    n_held_out = min(int(fraction * n), _MOST_HELD_OUT)
+    if n_held_out < _LEAST_HELD_OUT:
+        return torch.arange(n), torch.arange(0)
+    order = torch.randperm(n, generator=make_generator(seed))
+    return order[n_held_out:].sort().values, order[:n_held_out]
+
+
+def held_out_divergence(
+    regressor: Regressor, z: Tensor, held_out: Tensor, rows: Tensor, generator: torch.Generator
+) -> tuple[Callable[[], float], float]:
+    """Return the divergence of the averaged network's law from the held-out rows, and its noise.
+
+    The reference points `z` are the same at every call, so that the figures compare. The noise is
+    the divergence between the held-out rows and as many of the others: two samples of one law.
+    """
+
+    def validate() -> float:
+        with regressor.averaged() as module:
+            return divergence(held_out, evaluate(module, z))
+
+    others = torch.randperm(len(rows), generator=generator)[: len(held_out)]
+    return validate, divergence(held_out, rows[others])
+
+
+def averaged_core(regressor: Regressor) -> torch.nn.Module:
+    """Return a copy of the trained network with its averaged weights."""
+    with regressor.averaged() as module:
+        return copy.deepcopy(cast(PushForward, module).core)
 
 
 class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):

@@ -6,7 +6,6 @@ The flow of :math:`\mu \mapsto \tfrac12 W_2^2(\mu, \nu)` moves a law towards the
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self, cast
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.base import _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import Interval, StrOptions
-from torch import Tensor, nn
+from torch import Tensor
 
 from skwgf._tensor import (
     derive_seed,
@@ -33,9 +32,11 @@ from skwgf.estimators._generator import (
     VALIDATION,
     Coordinates,
     GeneratorMixin,
-    divergence,
+    averaged_core,
     fit_coordinates,
+    held_out_divergence,
     push_forward,
+    split_rows,
 )
 from skwgf.estimators._inputs import check_labels, check_layers, check_source
 from skwgf.estimators._w2_problem import Problem, class_sides, end_points, velocity
@@ -48,43 +49,7 @@ from skwgf.transport import mean_cost
 
 # Optimiser steps of an iteration when the plan is held to the end.
 _INNER_STEPS = 10
-# Held-out rows: at most so many, and none at all when there would be fewer than the least.
-_LEAST_HELD_OUT, _MOST_HELD_OUT = 50, 1000
 _VALIDATIONS = 20
-
-
-def split(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the indices of the rows to learn from and of those held out."""
-    n_held_out = min(int(fraction * n), _MOST_HELD_OUT)
-    if n_held_out < _LEAST_HELD_OUT:
-        return torch.arange(n), torch.arange(0)
-    order = torch.randperm(n, generator=make_generator(seed))
-    return order[n_held_out:].sort().values, order[:n_held_out]
-
-
-def validation(
-    problem: Problem, regressor: Regressor, held_out: Tensor
-) -> tuple[Callable[[], float], float]:
-    """Return the divergence of the averaged network's law from the held-out rows, and its noise.
-
-    The reference points are the same at every call, so that the figures compare. The noise is the
-    divergence between the held-out rows and as many of the others: two samples of one law.
-    """
-    generator = make_generator(derive_seed(problem.seed, VALIDATION))
-    z, _ = problem.draw(len(held_out), generator)
-    others = problem.y[torch.randperm(len(problem.y), generator=generator)[: len(held_out)]]
-
-    def validate() -> float:
-        with regressor.averaged() as module:
-            return divergence(held_out, evaluate(module, z))
-
-    return validate, divergence(held_out, others)
-
-
-def averaged_core(regressor: Regressor) -> nn.Module:
-    """Return a copy of the trained network with its averaged weights."""
-    with regressor.averaged() as module:
-        return copy.deepcopy(cast(PushForward, module).core)
 
 
 class W2FlowGenerator(GeneratorMixin, BaseFlow):
@@ -354,7 +319,11 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         problem, held_out, found = self._problem(X, X_source, y_source, coordinates, seed, device)
         regressor = self._regressor(X.shape[1], X_source is not None, generator, device)
         update, parts = self._update(problem, persistence, regressor, generator)
-        validate, noise = validation(problem, regressor, held_out) if len(held_out) else (None, 0.0)
+        validate, noise = None, 0.0
+        if len(held_out):
+            draws = make_generator(derive_seed(seed, VALIDATION))
+            z, _ = problem.draw(len(held_out), draws)
+            validate, noise = held_out_divergence(regressor, z, held_out, problem.y, draws)
 
         def fitted() -> dict[str, Any]:
             core = averaged_core(regressor)
@@ -423,7 +392,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
                 weight=self.label_weight,
                 reg=reg or 0.1,
             )
-        rows, held_out = split(len(y), self.validation_fraction, derive_seed(seed, SPLIT))
+        rows, held_out = split_rows(len(y), self.validation_fraction, derive_seed(seed, SPLIT))
         problem = Problem(
             y=y[rows],
             source=source,

@@ -564,7 +564,7 @@ class TestHistory:
         import skwgf.estimators.w2_flow as module
 
         calls = iter([3.0, 2.0, 1.0, 5.0, 6.0])
-        monkeypatch.setattr(module, "validation", lambda *_: (lambda: next(calls), 0.1))
+        monkeypatch.setattr(module, "held_out_divergence", lambda *_: (lambda: next(calls), 0.1))
         kept = tiny().fit(rows(600))
         stop = Recorder(stop_at=3)
         calls = iter([3.0, 2.0, 1.0])
