@@ -104,8 +104,8 @@ def installed(package: str) -> str:
 
 
 def write_results(out: Path, name: str, raw: pd.DataFrame, text: str) -> None:
-    """Write the raw figures to NAME.csv and the tables to NAME.md, and print the latter."""
+    """Write the raw figures to NAME.csv and the tables to NAME.md."""
     out.mkdir(parents=True, exist_ok=True)
     raw.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
     (out / f"{name}.md").write_text(text + "\n", encoding="utf-8")
-    print(f"\n{text}\n")
+    print(f"wrote {name}.md and {name}.csv")

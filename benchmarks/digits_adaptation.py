@@ -292,9 +292,9 @@ def main() -> None:
         for row in run_case(domains, options):
             rows.append({"case": case, **row})
             print(*(f"{v:.3f}" if isinstance(v, float) else v for v in rows[-1].values()))
-    raw = pd.DataFrame(rows)
-    text = report(raw, sizes, options, skipped)
-    write_results(options.out, "digits_adaptation", raw, text)
+        # After every pair, so that an interrupted run keeps those that are done.
+        raw = pd.DataFrame(rows)
+        write_results(options.out, "digits_adaptation", raw, report(raw, sizes, options, skipped))
 
 
 if __name__ == "__main__":

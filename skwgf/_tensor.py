@@ -104,6 +104,8 @@ def to_tensor(
 
 def to_numpy(tensor: Tensor, dtype: DTypeLike | None = None) -> NDArray[Any]:
     """Copy a tensor from any device to a new numpy array of type `dtype` (None: the same)."""
+    if tensor.dtype == torch.bfloat16:  # which numpy does not have
+        tensor = tensor.float()
     array = np.array(tensor.detach().cpu().numpy(), copy=True)
     return array if dtype is None else array.astype(dtype, copy=False)
 

@@ -6,6 +6,7 @@ carrier, hands it to :meth:`BaseFlow._run`, and stores what it learnt.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -85,16 +86,18 @@ class BaseFlow(CallbackSupportMixin, BaseEstimator):
         y: Any,
         fitted: Callable[[], dict[str, Any]],
         remedies: str,
+        stop: Callable[[History], bool] | None = None,
         **options: Any,
     ) -> FlowResult:
         """Run the loop under scikit-learn's callbacks and report how it ended.
 
-        `fitted` returns the attributes that make the estimator usable at the present step;
-        `remedies` ends the warning of a run that did not converge; `options` go to
-        :func:`skwgf.flows.run_flow`.
+        `fitted` returns the attributes that make the estimator usable at the present step, which
+        are set at the end; `stop` sees the history of this run alone; `remedies` ends the warning
+        of a run that did not converge; `options` go to :func:`skwgf.flows.run_flow`.
         """
         earlier = self.history_ if self._goes_on() else {}
         history = {key: list(values) for key, values in earlier.items()}
+        previous = len(history.get("objective", []))
         # ScoringMonitor passes over tasks without y. Scores of unsupervised estimators do not
         # read it, so that zeros will do.
         data = {"X": X, "y": (lambda: np.zeros(len(X))) if y is None else y}
@@ -112,14 +115,24 @@ class BaseFlow(CallbackSupportMixin, BaseEstimator):
             )
             return bool(stop)
 
+        def stop_this_run(history: History) -> bool:
+            return stop is not None and stop({k: v[previous:] for k, v in history.items()})
+
         result = run_flow(
-            carrier, max_iter=self.max_iter, monitor=monitor, history=history, **options
+            carrier,
+            max_iter=self.max_iter,
+            monitor=monitor,
+            stop=stop_this_run,
+            history=history,
+            **options,
         )
         self.n_iter_ = result.n_iter
         self.converged_ = result.converged
         self.history_ = {key: np.asarray(value) for key, value in result.history.items()}
         for key in ("objective", "step", "seconds"):
             self.history_.setdefault(key, np.empty(0))
+        for name, value in fitted().items():
+            setattr(self, name, value)
         context.call_on_fit_task_end(estimator=self, reconstruction_attributes=fitted, **data)
         self._report(result, remedies)
         return result
@@ -138,7 +151,8 @@ class BaseFlow(CallbackSupportMixin, BaseEstimator):
         """Warn about a run that did not end in convergence, with the figure and what to do."""
         name = type(self).__name__
         if result.status == "max_iter":
-            key = "validation" if "validation" in result.history else "objective"
+            validated = not math.isnan(result.history.get("validation", [math.nan])[-1])
+            key = "validation" if validated else "objective"
             message, category = (
                 (
                     f"{name} did not converge in {result.n_iter} iterations: the {key} is "

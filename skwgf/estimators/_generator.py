@@ -148,7 +148,6 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
 
     network_: PushForward
     X_source_: NDArray[Any] | None
-    n_features_in_: int
     _seed: int
     _draws_dtype: np.dtype[Any]
     _validate: Callable[..., NDArray[Any]]
@@ -233,13 +232,13 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
         coordinates = fit_coordinates(X)
         rows = coordinates.apply(X)
         draws = coordinates.apply(to_numpy(self._draw(len(X), generator)))
-        return -divergence(rows, draws) * coordinates.scale**2
+        return -divergence(rows, draws) * coordinates.scale * coordinates.scale
 
     def _draw(self, n: int, generator: torch.Generator) -> Tensor:
         """Return n draws as a tensor."""
         if self.X_source_ is None:
             reference = torch.randn(
-                n, self.n_features_in_, dtype=torch.float64, generator=generator
+                n, len(self.network_.out_shift), dtype=torch.float64, generator=generator
             )
             return evaluate(self.network_, self._reference(reference))
         n_source = len(self.X_source_)

@@ -19,8 +19,7 @@ from skwgf._tensor import tensor_to_array
 
 def check_source(estimator: BaseEstimator, X: NDArray[Any], X_source: Any) -> NDArray[Any]:
     """Return a copy of the source rows, with the columns of X."""
-    if not hasattr(X_source, "columns"):
-        X_source = tensor_to_array(X_source)
+    X_source = tensor_to_array(X_source)
     rows: NDArray[Any] = check_array(
         X_source,
         dtype=[np.float64, np.float32],
@@ -55,7 +54,10 @@ def check_labels(y_source: Any, n_source: int) -> NDArray[Any]:
             "row."
         )
     # NaN alone differs from itself.
-    if any(label is None or label != label or label == math.inf for label in labels.tolist()):
+    if any(
+        label is None or label != label or label in (math.inf, -math.inf)
+        for label in labels.tolist()
+    ):
         raise ValueError(
             "y_source contains missing or infinite labels. Leave these rows out of the source."
         )

@@ -24,8 +24,8 @@ from skwgf.transport import (
 )
 
 # Points that the first potential is solved on: as many as rows up to the size that an exact plan
-# takes ten seconds for, more for the stochastic ascent beyond it, and never fewer than some.
-_FEW_POINTS, _EXACT_POINTS, _ASCENT_POINTS = 1000, 5000, 16384
+# takes ten seconds for, more for the entropic one beyond it, and never fewer than some.
+_FEW_POINTS, _EXACT_POINTS, _ENTROPIC_POINTS = 1000, 5000, 16384
 # Latents mapped in advance: this many, or as many numbers in all.
 _POOL_ROWS, _POOL_NUMBERS = 200_000, 2**24
 # Training of the potential networks. In scaled coordinates the learning rate may be four times the
@@ -163,4 +163,4 @@ def velocity(
 
 def _n_points(n_rows: int) -> int:
     """Return the number of points to solve the first potential on."""
-    return max(n_rows, _FEW_POINTS) if n_rows <= _EXACT_POINTS else _ASCENT_POINTS
+    return max(n_rows, _FEW_POINTS) if n_rows <= _EXACT_POINTS else _ENTROPIC_POINTS

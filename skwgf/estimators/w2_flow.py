@@ -93,10 +93,13 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
     reg : float or None, default=None
         Entropic regularisation of the plans, relative to the mean cost :math:`|x - y|^2/2`
         between reference (within X, if it is N(0, I)) and X. None is 0.1 with `y_source`, else 0,
-        which means exact plans. ``potential="network"`` does not read it.
+        which means exact plans. Where one dual vector maps fresh points (from N(0, I), and in the
+        loop of the semi-discrete potential) it smooths the exact map. ``potential="network"`` does
+        not read it.
 
     label_weight : float, default=4.0
         Weight of the class term in the cost when `y_source` is given, relative to the mean cost.
+        The labels are found with plans of `reg`, or of 0.1 where `reg` is 0.
 
     hidden_layer_sizes : tuple of int, default=(64, 64, 64, 64)
         Widths of the hidden layers of the network.
@@ -120,7 +123,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
     tol : float, default=1e-3
         The fit counts as converged when the last quarter of the iterations has not improved the
         held-out divergence (the objective, without held-out rows) by more than `tol` times its
-        first value.
+        first value. Fewer than eight figures never count.
 
     n_iter_no_change : int or None, default=None
         Stop early when as many validations in a row (of about 20 in all; iterations, without
@@ -128,9 +131,9 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         the best shapes.
 
     validation_fraction : float, default=0.1
-        Share of the rows of X, at most 1000, that is held out; the weights with the least
-        debiased Sinkhorn divergence to them are kept. With fewer than 50 rows nothing is held
-        out.
+        Share of the rows of X that is held out, at most 1000 rows, and none when that would be
+        fewer than 50. The latest weights are kept whose debiased Sinkhorn divergence to them is
+        within the sampling noise of the best one.
 
     warm_start : bool, default=False
         Whether fit goes on from the weights of the previous fit, with a new schedule.
@@ -163,7 +166,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         Class probabilities that were found for the rows of X; None without `y_source`.
 
     n_iter_ : int
-        Number of iterations.
+        Number of iterations of the last fit; `history_` goes on over warm starts.
 
     converged_ : bool
         Whether the fit has converged.
@@ -189,6 +192,9 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
     -----
     ConvergenceWarning
         When the figures were still improving at the end.
+    UserWarning
+        When the fit was interrupted from the keyboard during its iterations: the best state so far
+        is kept. An interrupt before them, while the plan is solved, is raised.
 
     Notes
     -----
@@ -317,7 +323,9 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         generator = make_generator(seed)
         coordinates = fit_coordinates(X if X_source is None else np.concatenate([X, X_source]))
         problem, held_out, found = self._problem(X, X_source, y_source, coordinates, seed, device)
-        regressor = self._regressor(X.shape[1], X_source is not None, generator, device)
+        regressor, architecture = self._regressor(
+            X.shape[1], X_source is not None, generator, device
+        )
         update, parts = self._update(problem, persistence, regressor, generator)
         validate, noise = None, 0.0
         if len(held_out):
@@ -332,6 +340,8 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
                 "network_": push_forward(core, coordinates, residual=residual, device=device),
                 "X_source_": X_source,
                 "_seed": seed,
+                "_architecture": architecture,
+                "_training_state": regressor.state_dict(),
                 "_draws_dtype": X.dtype if self.dtype is None else np.dtype(self.dtype),
             }
 
@@ -346,9 +356,6 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             validate_every=max(1, self.max_iter // _VALIDATIONS),
             remedies="Increase max_iter, or accept a larger tol.",
         )
-        for name, value in fitted().items():
-            setattr(self, name, value)
-        self._training_state = regressor.state_dict()
         return self
 
     def _check_parameters(self, *, labelled: bool) -> int | str:
@@ -409,8 +416,8 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
 
     def _regressor(
         self, d: int, residual: bool, generator: torch.Generator, device: torch.device
-    ) -> Regressor:
-        """Return the network to train, with its optimiser."""
+    ) -> tuple[Regressor, tuple[Any, ...]]:
+        """Return the network to train, with its optimiser, and what a warm start must share."""
         sizes = check_layers(self.hidden_layer_sizes)
         core = mlp(
             d,
@@ -435,8 +442,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
                     "warm_start=False, or fit a clone."
                 )
             regressor.load_state_dict(self._training_state)
-        self._architecture = architecture
-        return regressor
+        return regressor, architecture
 
     def _update(
         self,
@@ -478,5 +484,4 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         """Return when to stop: at the end of the schedule, or on a plateau if asked for."""
         if self.n_iter_no_change is not None:
             return plateau(key, tol=self.tol, patience=self.n_iter_no_change)
-        previous = len(self.history_["objective"]) if self._goes_on() else 0
-        return settled(key, tol=self.tol, after=previous + self.max_iter)
+        return settled(key, tol=self.tol, after=self.max_iter)

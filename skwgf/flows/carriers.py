@@ -83,6 +83,9 @@ class ParticleCarrier:
 
     on_step : callable, default=None
         Called after every step with the flow time made, `step_size`.
+
+    parts : tuple of Stateful, default=()
+        What changes beside the particles (a tracked potential, say) and is put back with them.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class ParticleCarrier:
         stepper: Stepper = euler,
         side: Tensor | None = None,
         on_step: Callable[[float], None] | None = None,
+        parts: tuple[Stateful, ...] = (),
     ) -> None:
         self.particles = particles.clone()
         self.field = field
@@ -101,6 +105,7 @@ class ParticleCarrier:
         self.stepper = stepper
         self.side = side
         self.on_step = on_step
+        self.parts = parts
 
     def advance(self) -> dict[str, float]:
         """Move every particle along one step."""
@@ -116,12 +121,17 @@ class ParticleCarrier:
         return bool(torch.isfinite(self.particles).all())
 
     def state_dict(self) -> dict[str, Any]:
-        """Return a copy of the cloud."""
-        return {"particles": self.particles.clone()}
+        """Return a copy of the cloud and of the parts."""
+        return {
+            "particles": self.particles.clone(),
+            "parts": [part.state_dict() for part in self.parts],
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the cloud back."""
+        """Put the cloud and the parts back."""
         self.particles = state["particles"].clone()
+        for part, saved in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
 
 
 class NetworkCarrier:

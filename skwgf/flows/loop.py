@@ -72,7 +72,7 @@ def plateau(key: str, *, tol: float, patience: int) -> Callable[[History], bool]
     """Return a stopping rule: `key` has not improved for `patience` of its values.
 
     An improvement is a fall below the best value so far by more than `tol` times the absolute
-    value of the first one. NaN entries (steps at which `key` was not computed) are skipped.
+    value of the first one. Entries that are not finite (steps without a figure) are skipped.
 
     Examples
     --------
@@ -83,7 +83,7 @@ def plateau(key: str, *, tol: float, patience: int) -> Callable[[History], bool]
     """
 
     def rule(history: History) -> bool:
-        values = [value for value in history.get(key, []) if not math.isnan(value)]
+        values = [value for value in history.get(key, []) if math.isfinite(value)]
         if len(values) <= patience:
             return False
         reference = min(values[:-patience])
@@ -96,8 +96,8 @@ def settled(key: str, *, tol: float, after: int) -> Callable[[History], bool]:
     """Return a stopping rule for schedules: `key` has come to rest at the end of them.
 
     The rule waits for `after` steps. Then the best value in the last quarter must not lie below
-    the best one before by more than `tol` times the absolute value of the first. NaN entries are
-    skipped; fewer than eight values never count as settled.
+    the best one before by more than `tol` times the absolute value of the first. Entries that are
+    not finite are skipped; fewer than eight values never count as settled.
 
     Examples
     --------
@@ -111,7 +111,7 @@ def settled(key: str, *, tol: float, after: int) -> Callable[[History], bool]:
 
     def rule(history: History) -> bool:
         entries = history.get(key, [])
-        values = [value for value in entries if not math.isnan(value)]
+        values = [value for value in entries if math.isfinite(value)]
         if len(entries) < after or len(values) < 8:
             return False
         quarter = len(values) // 4
