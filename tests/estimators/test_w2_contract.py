@@ -751,3 +751,33 @@ class TestInterrupt:
             generator.fit(rows())
         generator.set_callbacks().fit(rows())
         assert len(generator.history_["objective"]) == 23
+
+
+class TestAfterAnEarlierFit:
+    def test_early_stopping_judges_the_new_run_alone(self):
+        # Bug caught: a plateau that reads the figures of the earlier fit ends every later one
+        # after one iteration, even on other data.
+        stuck = {"learning_rate": 1e-12, "tol": 0.5, "max_iter": 15, "n_iter_no_change": 3}
+        generator = tiny(**stuck, warm_start=True).fit(rows())
+        assert generator.n_iter_ == 4
+        assert generator.fit(rows()).n_iter_ == 4
+        assert len(generator.history_["objective"]) == 8
+
+    def test_a_warning_made_an_error_leaves_a_fitted_estimator(self):
+        generator = tiny(warm_start=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(ConvergenceWarning):
+                generator.fit(rows())
+        assert np.isfinite(generator.sample(3)).all()
+        with pytest.warns(ConvergenceWarning):
+            generator.fit(rows())
+
+    def test_a_refused_fit_leaves_the_earlier_one_usable(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            generator = tiny(warm_start=True).fit(rows(d=2))
+            draws = generator.sample(3, random_state=0)
+            with pytest.raises(ValueError, match="columns have changed"):
+                generator.fit(rows(d=4))
+        assert np.array_equal(generator.sample(3, random_state=0), draws)

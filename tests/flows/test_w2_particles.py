@@ -271,3 +271,22 @@ def test_tracked_flow_does_not_overshoot():
         carrier.advance()
         gap = float((y.mean(0) - carrier.particles.mean(0))[0])
         assert gap == pytest.approx(5 * 0.9**k, abs=0.3)
+
+
+def test_parts_are_put_back_with_the_particles():
+    # Bug caught: after NaN or an interrupt the particles go back and the potential does not.
+    transport = SemidiscreteTransport(normal(50, 2, 41))
+    transport.solve(normal(50, 2, 42))
+    carrier = ParticleCarrier(
+        normal(50, 2, 42),
+        tracked_velocity(transport),
+        step_size=0.3,
+        on_step=transport.shrink,
+        parts=(transport,),
+    )
+    state, potential = carrier.state_dict(), transport.potential.clone()
+    carrier.advance()
+    assert not torch.equal(transport.potential, potential)
+    carrier.load_state_dict(state)
+    assert torch.equal(transport.potential, potential)
+    assert torch.equal(carrier.particles, normal(50, 2, 42))
