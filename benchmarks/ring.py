@@ -234,8 +234,8 @@ On {N_SHAPE} samples: total variation between the shares of the eight modes and 
 those of the training rows; share of samples farther than 4 sd from every centre; eigenvalues of the
 covariance of the samples on each mode over the true ones (least and greatest of the 16, median of
 the traces; modes without samples are left out). Two-sample: accuracy of telling {N_TRAIN} samples
-from as many fresh independent rows by the nearest other row; .5 means alike. Bold has the least mean
-distance to 0, 1 or .5.
+from as many fresh independent rows by the nearest other row; .5 means alike. Bold has the least
+mean distance to 0, 1 or .5.
 
 {table(raw, shape)}
 
