@@ -7,6 +7,7 @@ carrier, hands it to :meth:`BaseFlow._run`, and stores what it learnt.
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -25,8 +26,8 @@ from skwgf._tensor import resolve_device, resolve_dtype, tensor_to_array
 from skwgf.flows import Carrier, FlowResult, run_flow
 from skwgf.flows.loop import History
 
-# Frames of the warnings: _report, _run, the estimator's fit, two decorators of fit, the caller.
-_STACK = 6
+# Warnings name the line that called into these packages.
+_INSIDE = ("skwgf", "sklearn")
 
 
 class BaseFlow(CallbackSupportMixin, BaseEstimator):
@@ -178,4 +179,12 @@ class BaseFlow(CallbackSupportMixin, BaseEstimator):
             )
         else:
             return
-        warnings.warn(message, category, stacklevel=_STACK)
+        warnings.warn(message, category, stacklevel=_caller_level())
+
+
+def _caller_level() -> int:
+    """Return the `stacklevel` at which a warning of the calling function names the user's line."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] in _INSIDE:
+        frame, level = frame.f_back, level + 1
+    return level

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from skwgf._tensor import derive_seed, make_generator
-from skwgf.estimators._generator import POTENTIAL, normal_points
+from skwgf.estimators._coordinates import normal_points
+from skwgf.estimators._generator import POTENTIAL, choose
 from skwgf.flows import VelocityField, debiased_velocity, tracked_velocity, transport_velocity
 from skwgf.flows.carriers import Draw, Stateful
 from skwgf.transport import (
@@ -69,13 +70,6 @@ class Problem:
             return z.to(self.y), None
         index = choose(len(self.source), n, generator).to(self.y.device)
         return self.source[index], None if self.side_source is None else self.side_source[index]
-
-
-def choose(n_rows: int, n: int, generator: torch.Generator) -> Tensor:
-    """Return n indices of rows, without repetition as long as there are enough."""
-    if n <= n_rows:
-        return torch.randperm(n_rows, generator=generator)[:n]
-    return torch.randint(n_rows, (n,), generator=generator)
 
 
 def class_sides(

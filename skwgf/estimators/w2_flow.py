@@ -6,9 +6,8 @@ The flow of :math:`\mu \mapsto \tfrac12 W_2^2(\mu, \nu)` moves a law towards the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from numbers import Integral, Real
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.base import _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skwgf._tensor import (
@@ -27,29 +27,19 @@ from skwgf._tensor import (
     to_tensor,
 )
 from skwgf.base import BaseFlow
-from skwgf.estimators._generator import (
-    SPLIT,
-    VALIDATION,
-    Coordinates,
-    GeneratorMixin,
-    averaged_core,
-    fit_coordinates,
-    held_out_divergence,
-    push_forward,
-    split_rows,
-)
-from skwgf.estimators._inputs import check_labels, check_layers, check_source
+from skwgf.estimators._coordinates import Coordinates, fit_coordinates
+from skwgf.estimators._generator import SPLIT, VALIDATION, GeneratorMixin
+from skwgf.estimators._inputs import check_labels, check_source
+from skwgf.estimators._validation import held_out_divergence, split_rows
 from skwgf.estimators._w2_problem import Problem, class_sides, end_points, velocity
-from skwgf.flows import NetworkCarrier, pair_update, persistent_update, plateau, settled
+from skwgf.flows import pair_update, persistent_update
 from skwgf.flows.carriers import Stateful
-from skwgf.flows.loop import History
 from skwgf.flows.regression import Update
-from skwgf.nn import Activation, PushForward, Regressor, evaluate, mlp
+from skwgf.nn import Regressor, evaluate
 from skwgf.transport import mean_cost
 
 # Optimiser steps of an iteration when the plan is held to the end.
 _INNER_STEPS = 10
-_VALIDATIONS = 20
 
 
 class W2FlowGenerator(GeneratorMixin, BaseFlow):
@@ -218,9 +208,6 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
     True
     """
 
-    _architecture: tuple[Any, ...]
-    _training_state: dict[str, Tensor]
-
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseFlow._parameter_constraints,
         "potential": [StrOptions({"semidiscrete", "minibatch", "network"})],
@@ -323,40 +310,104 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         generator = make_generator(seed)
         coordinates = fit_coordinates(X if X_source is None else np.concatenate([X, X_source]))
         problem, held_out, found = self._problem(X, X_source, y_source, coordinates, seed, device)
-        regressor, architecture = self._regressor(
-            X.shape[1], X_source is not None, generator, device
+        d = X.shape[1]
+        regressor = self._new_regressor(
+            d, d, residual=X_source is not None, generator=generator, device=device
         )
         update, parts = self._update(problem, persistence, regressor, generator)
-        validate, noise = None, 0.0
+        validation = None
         if len(held_out):
             draws = make_generator(derive_seed(seed, VALIDATION))
             z, _ = problem.draw(len(held_out), draws)
-            validate, noise = held_out_divergence(regressor, z, held_out, problem.y, draws)
-
-        def fitted() -> dict[str, Any]:
-            core = averaged_core(regressor)
-            residual = X_source is not None
-            return found | {
-                "network_": push_forward(core, coordinates, residual=residual, device=device),
-                "X_source_": X_source,
-                "_seed": seed,
-                "_architecture": architecture,
-                "_training_state": regressor.state_dict(),
-                "_draws_dtype": X.dtype if self.dtype is None else np.dtype(self.dtype),
-            }
-
-        self._run(
-            NetworkCarrier(regressor, update, max_iter=self.max_iter, parts=parts),
-            X=X,
-            y=y,
-            fitted=fitted,
-            stop=self._stopping_rule("objective" if validate is None else "validation"),
-            validate=validate,
-            slack=noise,
-            validate_every=max(1, self.max_iter // _VALIDATIONS),
-            remedies="Increase max_iter, or accept a larger tol.",
+            validation = held_out_divergence(regressor, z, held_out, problem.y, draws)
+        self._train(
+            *(X, y, regressor, update),
+            parts=parts,
+            validation=validation,
+            coordinates=coordinates,
+            found=found,
+            seed=seed,
+            device=device,
         )
         return self
+
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> NDArray[Any]:
+        """Draw new rows: reference points mapped by the network in one pass.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows, at least 1.
+
+        random_state : int, RandomState instance or None, default=None
+            Seed of the draws. None gives fresh draws at every call, whatever the seed of the fit.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            With a source, images of source rows: without replacement up to their number, with
+            replacement beyond.
+
+        Raises
+        ------
+        ValueError
+            If `n_samples` is below 1.
+        TypeError
+            If `n_samples` is not an integer.
+        """
+        check_is_fitted(self, "network_")
+        return self._sample(
+            n_samples, random_state, lambda n, generator: self._draw(n, generator, self.X_source_)
+        )
+
+    def transform(self, X: Any) -> NDArray[Any]:
+        """Map rows read as reference points; the map is frozen, rows do not influence each other.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Source rows, seen in fit or not; without a source, points of N(0, I).
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            In the precision of X.
+        """
+        check_is_fitted(self, "network_")
+        X = self._validate(X, reset=False)
+        return to_numpy(self._push(X), X.dtype)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        r"""Return minus the debiased Sinkhorn divergence between X and as many draws.
+
+        The draws are the same at every call. The regularisation is .05 times the mean cost
+        :math:`|x - x'|^2/2` within X, so that settings compare on the same X (with draws a
+        thousand times farther off than that it grows with their distance).
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows of the law to compare with. Of more than 5000 rows a fixed random choice of 5000
+            is compared, since the cost grows with the square of their number.
+
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        float
+            In squared units of X; 0 is perfect.
+        """
+        check_is_fitted(self, "network_")
+        X = self._validate(X, reset=False)
+        return self._score(
+            X, lambda index, generator: self._draw(len(index), generator, self.X_source_)
+        )
 
     def _check_parameters(self, *, labelled: bool) -> int | str:
         """Return the persistence to use, after checks that involve several parameters."""
@@ -409,40 +460,11 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             seed=seed,
         )
         found = {
+            "X_source_": X_source,
             "classes_source_": classes,
             "target_proba_": None if proba is None else to_numpy(proba),
         }
         return problem, y[held_out], found
-
-    def _regressor(
-        self, d: int, residual: bool, generator: torch.Generator, device: torch.device
-    ) -> tuple[Regressor, tuple[Any, ...]]:
-        """Return the network to train, with its optimiser, and what a warm start must share."""
-        sizes = check_layers(self.hidden_layer_sizes)
-        core = mlp(
-            d,
-            d,
-            sizes,
-            activation=cast(Activation, self.activation),
-            generator=generator,
-            zero_last=residual,
-            device=device,
-        )
-        zero, one = torch.zeros(d, device=device), torch.ones(d, device=device)
-        module = PushForward(
-            core, in_shift=zero, in_scale=one, out_shift=zero, out_scale=one, residual=residual
-        )
-        regressor = Regressor(module, learning_rate=self.learning_rate, ema_decay=self.ema_decay)
-        architecture = (d, sizes, self.activation, residual)
-        if self._goes_on():
-            if architecture != self._architecture:
-                raise ValueError(
-                    "warm_start=True goes on with the network of the previous fit, but its "
-                    "layers or columns have changed, or the kind of reference. Set "
-                    "warm_start=False, or fit a clone."
-                )
-            regressor.load_state_dict(self._training_state)
-        return regressor, architecture
 
     def _update(
         self,
@@ -479,9 +501,3 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             on_step=on_step,
         )
         return update, (potential,)
-
-    def _stopping_rule(self, key: str) -> Callable[[History], bool]:
-        """Return when to stop: at the end of the schedule, or on a plateau if asked for."""
-        if self.n_iter_no_change is not None:
-            return plateau(key, tol=self.tol, patience=self.n_iter_no_change)
-        return settled(key, tol=self.tol, after=self.max_iter)

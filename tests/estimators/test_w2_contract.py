@@ -21,6 +21,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skwgf import W2FlowGenerator
+from skwgf.estimators._validation import Validation
 from skwgf.flows import NetworkCarrier
 from skwgf.metrics import sinkhorn_divergence
 
@@ -156,7 +157,7 @@ class TestScore:
     def test_is_minus_the_debiased_divergence(self, fitted, monkeypatch):
         # reg is .05 of the mean cost within X: it does not depend on the model.
         X, draws = rows(80, seed=2), rows(80, seed=3) + 1.0
-        monkeypatch.setattr(fitted, "_draw", lambda n, generator: torch.tensor(draws[:n]))
+        monkeypatch.setattr(fitted, "_draw", lambda n, *args: torch.tensor(draws[:n]))
         reg = 0.05 * X.var(0).sum()  # the mean of |x - x'|^2 / 2 over all pairs
         expected = -sinkhorn_divergence(X, draws, reg=reg)
         assert fitted.score(X) == pytest.approx(expected, rel=1e-3)
@@ -165,7 +166,7 @@ class TestScore:
     def test_of_a_translation(self, fitted, monkeypatch, shift):
         # The divergence of a cloud from itself moved by s is |s|^2 / 2, whatever reg is.
         X = rows(80, seed=2)
-        monkeypatch.setattr(fitted, "_draw", lambda n, generator: torch.tensor(X + shift))
+        monkeypatch.setattr(fitted, "_draw", lambda n, *args: torch.tensor(X + shift))
         assert fitted.score(X) == pytest.approx(-(shift**2), rel=1e-3, abs=1e-6)
 
     def test_is_larger_for_a_better_model(self):
@@ -211,7 +212,7 @@ class TestScore:
     def test_of_a_model_far_off(self, fitted, monkeypatch, distance):
         # A setting that has diverged must lose in a search and not end it.
         X = rows(80, seed=2)
-        monkeypatch.setattr(fitted, "_draw", lambda n, generator: torch.tensor(X + distance))
+        monkeypatch.setattr(fitted, "_draw", lambda n, *args: torch.tensor(X + distance))
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert fitted.score(X) == pytest.approx(-(distance**2), rel=1e-2)
@@ -564,7 +565,8 @@ class TestHistory:
         import skwgf.estimators.w2_flow as module
 
         calls = iter([3.0, 2.0, 1.0, 5.0, 6.0])
-        monkeypatch.setattr(module, "held_out_divergence", lambda *_: (lambda: next(calls), 0.1))
+        validation = Validation(lambda: next(calls), 0.1)
+        monkeypatch.setattr(module, "held_out_divergence", lambda *_: validation)
         kept = tiny().fit(rows(600))
         stop = Recorder(stop_at=3)
         calls = iter([3.0, 2.0, 1.0])

@@ -1,0 +1,62 @@
+"""What generators are judged by: rows held out of the fit, and the divergence of draws to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skwgf._tensor import make_generator
+from skwgf.nn import Regressor, evaluate
+from skwgf.transport import mean_cost, sinkhorn_divergence
+
+# Held-out rows: at most so many, and none at all when there would be fewer than the least.
+_LEAST_HELD_OUT, _MOST_HELD_OUT = 50, 1000
+# Regularisation of the score relative to the mean cost within the data, but never less than a share
+# of the mean cost between data and draws: a fit that went astray gets a finite, bad score.
+_SCORE_REG, _ASTRAY = 0.05, 1e-3
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A held-out figure, and how far it moves by chance."""
+
+    figure: Callable[[], float]
+    noise: float
+
+
+def divergence(rows: Tensor, draws: Tensor) -> float:
+    """Return the debiased Sinkhorn divergence that `score` and validation share, or infinity."""
+    if not bool(torch.isfinite(draws).all()):
+        return math.inf
+    unit = max(mean_cost(rows, rows), _ASTRAY * mean_cost(rows, draws))
+    return float(sinkhorn_divergence(rows, draws, _SCORE_REG * unit)) if unit > 0 else 0.0
+
+
+def split_rows(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the indices of the rows to learn from and of those held out."""
+    n_held_out = min(int(fraction * n), _MOST_HELD_OUT)
+    if n_held_out < _LEAST_HELD_OUT:
+        return torch.arange(n), torch.arange(0)
+    order = torch.randperm(n, generator=make_generator(seed))
+    return order[n_held_out:].sort().values, order[:n_held_out]
+
+
+def held_out_divergence(
+    regressor: Regressor, z: Tensor, held_out: Tensor, rows: Tensor, generator: torch.Generator
+) -> Validation:
+    """Return the divergence of the averaged network's law from the held-out rows.
+
+    The reference points `z` are the same at every call, so that the figures compare. The noise is
+    the divergence between the held-out rows and as many of the others: two samples of one law.
+    """
+
+    def figure() -> float:
+        with regressor.averaged() as module:
+            return divergence(held_out, evaluate(module, z))
+
+    others = torch.randperm(len(rows), generator=generator)[: len(held_out)]
+    return Validation(figure, divergence(held_out, rows[others]))
