@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -57,3 +58,35 @@ def euler(
     """
     velocity = field(x, side)
     return x + step_size * velocity.direction, velocity.energy
+
+
+def projected_euler(low: Tensor, high: Tensor) -> Stepper:
+    r"""Return the Euler step followed by the projection on a box.
+
+    .. math:: x' = \min(\max(x + \tau v(x), l), h)
+
+    Parameters
+    ----------
+    low, high : Tensor of shape (d,)
+        Limits of each coordinate, which may be infinite.
+
+    Returns
+    -------
+    Stepper
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.flows import Velocity, projected_euler
+    >>> step = projected_euler(torch.tensor([0.0, 0.0]), torch.tensor([0.5, torch.inf]))
+    >>> step(lambda x, side=None: Velocity(torch.ones_like(x), 0.5), torch.zeros(1, 2), 2.0)
+    (tensor([[0.5000, 2.0000]]), 0.5)
+    """
+
+    def step(
+        field: VelocityField, x: Tensor, step_size: float, side: Tensor | None = None
+    ) -> tuple[Tensor, float]:
+        moved, energy = euler(field, x, step_size, side)
+        return torch.clamp(moved, low, high), energy
+
+    return step

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from skwgf._tensor import best_float, to_numpy, to_tensor
-from skwgf.transport.cost import check_clouds, power_cost, unit_weights
+from skwgf._tensor import best_float
+from skwgf.transport._network_simplex import solve
+from skwgf.transport.cost import check_clouds, mean_cost, power_cost, unit_weights
+from skwgf.transport.sinkhorn import sinkhorn, sinkhorn_self
 
-# The network simplex of a few thousand points needs up to some million pivots; the bound only
-# keeps a defect from running for ever.
-_MAX_PIVOTS = 1_000_000_000
+# Below this number of pairs the network simplex is as fast on all of them.
+_FEW_PAIRS = 2**18
+# The entropic plan whose potential says which pairs matter: regularisation relative to the mean
+# cost, marginal error, and the number of sweeps it is worth.
+_REG, _MARGINAL, _SWEEPS = 0.005, 0.01, 25
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,7 @@ def exact_plan(
     weights_x: Tensor | None = None,
     weights_y: Tensor | None = None,
     p: float = 2.0,
+    init: tuple[Tensor, Tensor] | None = None,
 ) -> TransportPlan:
     r"""Solve the Kantorovich problem between two clouds for the cost :math:`|x - y|^p / p`.
 
@@ -152,8 +156,11 @@ def exact_plan(
         \sum_j P_{ij} = a_i, \quad \sum_i P_{ij} = b_j,
 
     by the network simplex of POT, in float64 on the CPU and in units in which the largest cost is
-    one. The value is summed again from coordinate differences over the entries of the plan, so
-    that equal clouds have the cost zero and not a rounding error.
+    one. Where potentials near the optimal ones are at hand, from `init` or from a quick entropic
+    plan (p = 2), it works on the pairs of least reduced cost alone and adds others until the
+    potentials prove the plan optimal among all pairs. The value is summed again from coordinate
+    differences over the entries of the plan, so that equal clouds have the cost zero and not a
+    rounding error.
 
     Parameters
     ----------
@@ -165,6 +172,9 @@ def exact_plan(
         Positive weights, normalised here; None gives equal weights.
     p : float, default=2.0
         Power of the distance, at least 1. With p = 2 the cost is the half squared distance.
+    init : tuple (f, g) of Tensors, default=None
+        Potentials of an earlier plan, as along a flow. They make the search faster and do not
+        change the optimum; f follows from g, which may belong to other points x.
 
     Returns
     -------
@@ -174,7 +184,7 @@ def exact_plan(
     Raises
     ------
     ValueError
-        If the clouds, the weights or `p` are not as described.
+        If the clouds, the weights, `p` or `init` are not as described.
     RuntimeError
         If the network simplex stops before the optimum.
 
@@ -200,10 +210,16 @@ def exact_plan(
     points_x, points_y, unit = _rescale(x, y)
     cost = power_cost(points_x, points_y, p)
     largest = float(cost.max()) or 1.0
-    rows, cols, mass, f, g = _network_simplex(a, b, cost / largest)
+    scale = largest * unit**p
+    known = None if init is None else _given_potential(init, points_y, unit**p)
+    start = _starting_potential(points_x, points_y, a, b, p, known)
+    rows, cols, mass, f, g = solve(
+        *(a, b, cost.div_(largest)),
+        start=None if start is None else start / largest,
+        feasible=quantile_coupling(a, b)[:2],
+    )
     moved = torch.linalg.vector_norm(points_x[rows] - points_y[cols], dim=1)
     value = float((mass * moved**p).sum() / p)
-    scale = largest * unit**p
     return TransportPlan(
         rows=rows,
         cols=cols,
@@ -261,31 +277,39 @@ def _rescale(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, float]:
     return x / unit, y / unit, unit
 
 
-def _network_simplex(
-    a: Tensor, b: Tensor, cost: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Solve the linear program with POT; return rows, columns and masses, and both potentials."""
-    import ot
+def _starting_potential(
+    x: Tensor, y: Tensor, a: Tensor, b: Tensor, p: float, g: Tensor | None
+) -> Tensor | None:
+    """Return a potential of y near the optimal one, from `g` or cold; None where it would not pay.
 
-    weights_a, weights_b = to_numpy(a, "float64"), to_numpy(b, "float64")
-    with warnings.catch_warnings():
-        # POT repeats its status as a warning; the status itself is checked below.
-        warnings.simplefilter("ignore", UserWarning)
-        dense, log = ot.emd(
-            weights_a / weights_a.sum(),
-            weights_b / weights_b.sum(),
-            to_numpy(cost, "float64"),
-            numItermax=_MAX_PIVOTS,
-            log=True,
-        )
-    if log["warning"] is not None:
-        raise RuntimeError(
-            f"The exact plan between {cost.shape[0]} and {cost.shape[1]} points was not reached: "
-            f"POT's network simplex reports {log['warning']!r}. Use fewer points, or sinkhorn."
-        )
-    rows, cols = dense.nonzero()
-    mass, f, g = (
-        to_tensor(array, device=cost.device, dtype=cost.dtype)
-        for array in (dense[rows, cols], log["u"], log["v"])
+    It is an entropic one, which spreads the mass outwards, less that of y with itself, which does
+    the same.
+    """
+    mean = mean_cost(x, y)
+    if len(x) * len(y) < _FEW_PAIRS or mean == 0:
+        return None
+    if p != 2.0:
+        return g
+    x, y = x.float(), y.float()
+    own = sinkhorn_self(y, _REG * mean, weights=b, tol=_MARGINAL, max_iter=_SWEEPS).g
+    init = None if g is None else (own, own + g)
+    plan = sinkhorn(
+        *(x, y, _REG * mean),
+        weights_x=a,
+        weights_y=b,
+        init=init,
+        tol=_MARGINAL,
+        max_iter=_SWEEPS,
     )
-    return to_tensor(rows, device=cost.device), to_tensor(cols, device=cost.device), mass, f, g
+    return (plan.g - own).to(a.dtype)
+
+
+def _given_potential(init: tuple[Tensor, Tensor], y: Tensor, unit: float) -> Tensor:
+    """Return the potential of y in `init`, in the unit of the rescaled cost."""
+    g = init[1].detach().to(y) / unit
+    if g.shape != (len(y),) or not bool(torch.isfinite(g).all()):
+        raise ValueError(
+            f"init must be a pair of potentials (f, g) with {len(y)} finite numbers in g, one for "
+            f"each y, got shape {tuple(g.shape)}."
+        )
+    return g

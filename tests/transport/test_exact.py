@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import ot
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skwgf.transport import exact
+from skwgf.transport import _network_simplex, exact
 from skwgf.transport.cost import half_squared_distance, power_cost
 from skwgf.transport.exact import exact_plan, quantile_coupling
 
@@ -170,13 +171,150 @@ def test_quantile_coupling_is_optimal_on_the_line(p):
     assert cost == pytest.approx(exact_plan(x, y, weights_x=a, weights_y=b, p=p).cost, rel=1e-11)
 
 
+def clusters(n, share, seed=0):
+    """Two unit clusters a thousand units apart, the given share of the points in the second."""
+    points = cloud(n, 2, seed)
+    points[: int(share * n), 0] += 1e3
+    return points
+
+
+def lattice(n):
+    return torch.cartesian_prod(torch.arange(n // 20), torch.arange(20)).to(torch.float64)
+
+
+def outlying(points):
+    points[0] *= 1e6
+    return points
+
+
+@pytest.fixture
+def some_pairs(monkeypatch):
+    """Have problems of every size solved on some of the pairs, as large ones are."""
+    monkeypatch.setattr(exact, "_FEW_PAIRS", 0)
+
+
+CASES = {
+    "plane": (cloud(300), cloud(300, seed=1) + 1, {}),
+    "line": (cloud(300, 1), cloud(300, 1, seed=1) + 1, {}),
+    "high dimension": (cloud(300, 64), cloud(300, 64, seed=1) + 1, {}),
+    "unequal counts": (cloud(300), cloud(271, seed=1) + 1, {}),
+    "counts in proportion": (cloud(400), cloud(200, seed=1) + 1, {}),
+    "weights": (
+        cloud(300),
+        cloud(300, seed=1) + 1,
+        {"weights_x": weights(300), "weights_y": weights(300, 1)},
+    ),
+    "very unequal weights": (
+        cloud(300),
+        cloud(300, seed=1) + 1,
+        {"weights_x": 10 ** (-12 * weights(300) * 300)},
+    ),
+    "distant clusters": (clusters(300, 0.5), clusters(300, 0.5, 1) + 0.3, {}),
+    "mass between clusters": (clusters(300, 0.5), clusters(300, 0.3, 1), {}),
+    "an outlier": (outlying(cloud(300)), cloud(300, seed=1), {}),
+    "one law, clustered": (
+        1e-3 * cloud(300) + lattice(300),
+        1e-3 * cloud(300, 2, 1) + lattice(300),
+        {},
+    ),
+    "points that coincide": (cloud(3).repeat(100, 1), cloud(4, seed=1).repeat(75, 1), {}),
+    "pairs that coincide": (cloud(150).repeat(2, 1), cloud(150, seed=1).repeat(2, 1), {}),
+    "ties": (lattice(300), lattice(300) + torch.tensor([0.5, 0.0]), {}),
+    "one point and many": (torch.zeros(300, 2, dtype=torch.float64), cloud(300), {}),
+    "far and large": (1e30 * (cloud(300) + 1e6), 1e30 * (cloud(300, seed=1) + 1e6), {}),
+}
+
+
+@pytest.mark.usefixtures("some_pairs")
+@pytest.mark.parametrize("case", CASES)
+def test_optimum_of_all_pairs(case):
+    # The network simplex on the full cost is the reference; the potentials are the proof.
+    # Catches pairs left out, potentials shifted apart, and a plan that misses the marginals.
+    x, y, options = CASES[case]
+    n, m = len(x), len(y)
+    plan = exact_plan(x, y, **options)
+    cost = half_squared_distance(x, y)
+    largest = float(cost.max())
+    a, b = (
+        options.get(name, torch.ones(k, dtype=torch.float64))
+        for name, k in (("weights_x", n), ("weights_y", m))
+    )
+    a, b = a / a.sum(), b / b.sum()
+    reference = ot.emd2(a.numpy(), b.numpy(), (cost / largest).numpy(), numItermax=10**8)
+    assert plan.cost == pytest.approx(largest * reference, rel=1e-10, abs=1e-12 * largest)
+    slack = (cost - plan.potential_x[:, None] - plan.potential_y) / largest
+    assert slack.min() > -1e-11
+    assert slack[plan.rows, plan.cols].abs().max() < 1e-11
+    assert (plan.mass > 0).all()
+    torch.testing.assert_close(a.new_zeros(n).index_add(0, plan.rows, plan.mass), a)
+    torch.testing.assert_close(b.new_zeros(m).index_add(0, plan.cols, plan.mass), b)
+
+
+@pytest.mark.usefixtures("some_pairs")
+def test_few_pairs_are_enough(monkeypatch):
+    # Catches a start so poor, or a check so strict, that every problem falls back to all pairs.
+    def forbidden(*_):
+        raise AssertionError("all pairs were taken")
+
+    monkeypatch.setattr(_network_simplex, "_on_all_pairs", forbidden)
+    for case in ("plane", "high dimension", "unequal counts", "weights", "ties"):
+        x, y, options = CASES[case]
+        exact_plan(x, y, **options)
+
+
+@pytest.mark.usefixtures("some_pairs")
+def test_sorted_points_are_matched_on_the_line():
+    x, y = cloud(600, 1), cloud(600, 1, seed=1).exp()
+    plan = exact_plan(x, y)
+    assert torch.equal(plan.permutation[x[:, 0].argsort()], y[:, 0].argsort())
+
+
+@pytest.mark.usefixtures("some_pairs")
+def test_a_brenier_map_is_found_however_shuffled():
+    x, root = cloud(600, 3), cloud(3, 3, seed=1)
+    y = x @ (root @ root.T + torch.eye(3))
+    plan = exact_plan(x, y)
+    assert torch.equal(plan.permutation, torch.arange(600))
+    shuffles = [torch.randperm(600, generator=torch.Generator().manual_seed(k)) for k in (0, 1)]
+    moved = exact_plan(x[shuffles[0]], y[shuffles[1]])
+    assert torch.equal(shuffles[1][moved.permutation], shuffles[0])
+    assert moved.cost == pytest.approx(plan.cost, rel=1e-12)
+
+
+@pytest.mark.usefixtures("some_pairs")
+@pytest.mark.parametrize("p", [1.0, 2.0])
+@pytest.mark.parametrize("unit", [1.0, 1e6])
+def test_any_initial_potential_leads_to_the_optimum(p, unit):
+    # Catches potentials taken as feasible, or read in the unit of the rescaled cost.
+    x, y = unit * cloud(300), unit * (cloud(300, seed=1) + 1)
+    cold = exact_plan(x, y, p=p)
+    moved = exact_plan(x + 0.1 * unit * cloud(300, seed=2), y, p=p)
+    wrong = unit**p * cloud(300, 1, seed=3)[:, 0]
+    for init in (
+        (cold.potential_x, cold.potential_y),
+        (moved.potential_x, moved.potential_y),
+        (wrong, wrong),
+        (wrong[:7], 100 * wrong),  # only that of y counts
+    ):
+        warm = exact_plan(x, y, p=p, init=init)
+        assert torch.equal(warm.permutation, cold.permutation)
+        assert warm.cost == pytest.approx(cold.cost, rel=1e-12)
+
+
+@pytest.mark.parametrize("n", [4, 300])
+@pytest.mark.parametrize("wrong", [torch.zeros(3), torch.tensor(0.0), torch.full((4,), torch.inf)])
+def test_bad_initial_potential(n, wrong):
+    with pytest.raises(ValueError, match="init must be a pair"):
+        exact_plan(cloud(n), cloud(4), init=(torch.zeros(n), wrong))
+
+
 def test_permutation_refuses_a_plan_that_splits():
     with pytest.raises(ValueError, match="no permutation"):
         _ = exact_plan(cloud(4), cloud(6)).permutation
 
 
 def test_a_solver_that_stops_early_is_reported(monkeypatch):
-    monkeypatch.setattr(exact, "_MAX_PIVOTS", 1)
+    monkeypatch.setattr(_network_simplex, "_MAX_PIVOTS", 1)
     with pytest.raises(RuntimeError, match="Use fewer points"):
         exact_plan(cloud(50), cloud(50, seed=1))
 
