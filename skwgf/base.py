@@ -179,10 +179,10 @@ class BaseFlow(CallbackSupportMixin, BaseEstimator):
             )
         else:
             return
-        warnings.warn(message, category, stacklevel=_caller_level())
+        warnings.warn(message, category, stacklevel=caller_level())
 
 
-def _caller_level() -> int:
+def caller_level() -> int:
     """Return the `stacklevel` at which a warning of the calling function names the user's line."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] in _INSIDE:

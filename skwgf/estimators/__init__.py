@@ -1,5 +1,6 @@
 """One estimator a file."""
 
+from skwgf.estimators.sinkhorn_flow import SinkhornFlowGenerator
 from skwgf.estimators.w2_flow import W2FlowGenerator
 
-__all__ = ["W2FlowGenerator"]
+__all__ = ["SinkhornFlowGenerator", "W2FlowGenerator"]

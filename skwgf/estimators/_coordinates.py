@@ -70,6 +70,8 @@ def push_forward(
     n_inputs: int,
     residual: bool,
     device: torch.device,
+    low: Tensor | None = None,
+    high: Tensor | None = None,
 ) -> PushForward:
     """Return the map in the units of the data, for float64 where the device has it.
 
@@ -88,5 +90,7 @@ def push_forward(
         out_shift=coordinates.shift,
         out_scale=torch.where(coordinates.constant, 0.0, coordinates.scale),
         residual=residual,
+        low=low,
+        high=high,
     )
     return module.to(device=device, dtype=best_float(device)).requires_grad_(False).eval()

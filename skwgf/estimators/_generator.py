@@ -78,6 +78,7 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
         generator: torch.Generator,
         device: torch.device,
         max_grad_norm: float | None = None,
+        limits: tuple[Tensor, Tensor] | None = None,
     ) -> Regressor:
         """Return the network to train with its optimiser, in the state of an earlier fit or new."""
         sizes = check_layers(self.hidden_layer_sizes)
@@ -98,6 +99,7 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
             out_shift=outputs,
             out_scale=outputs + 1,
             residual=residual,
+            **_limits(limits, device),
         )
         regressor = Regressor(
             module,
@@ -134,8 +136,12 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
         found: dict[str, Any],
         seed: int,
         device: torch.device,
+        limits: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """Run the loop on the network and set the fitted attributes, `found` among them."""
+        """Run the loop on the network and set the fitted attributes, `found` among them.
+
+        The `limits` of the columns are in the units of the data.
+        """
         module = cast(PushForward, regressor.module)
 
         def fitted() -> dict[str, Any]:
@@ -146,6 +152,7 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
                     n_inputs=len(module.in_shift),
                     residual=module.residual,
                     device=device,
+                    **_limits(limits, device),
                 ),
                 "_architecture": self._describe(module),
                 "_seed": seed,
@@ -210,3 +217,10 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
         """Return the images of reference rows."""
         buffer = self.network_.out_shift
         return evaluate(self.network_, to_tensor(rows, device=buffer.device, dtype=buffer.dtype))
+
+
+def _limits(limits: tuple[Tensor, Tensor] | None, device: torch.device) -> dict[str, Tensor]:
+    """Return the limits of the columns by the names that a push-forward has for them."""
+    if limits is None:
+        return {}
+    return {name: limit.to(device) for name, limit in zip(("low", "high"), limits, strict=True)}

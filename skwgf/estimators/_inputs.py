@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
@@ -15,6 +17,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from skwgf._tensor import tensor_to_array
+from skwgf.base import caller_level
 
 
 def check_source(estimator: BaseEstimator, X: NDArray[Any], X_source: Any) -> NDArray[Any]:
@@ -40,18 +43,15 @@ def check_source(estimator: BaseEstimator, X: NDArray[Any], X_source: Any) -> ND
     return rows
 
 
-def check_labels(y_source: Any, n_source: int) -> NDArray[Any]:
-    """Return the labels of the source rows as a vector."""
-    labels: NDArray[Any] = np.asarray(tensor_to_array(y_source))
+def check_labels(y: Any, n: int, *, name: str, rows: str) -> NDArray[Any]:
+    """Return the labels `name` of the `n` rows called `rows` as a vector."""
+    labels: NDArray[Any] = np.asarray(tensor_to_array(y))
     if labels.ndim not in (1, 2) or labels.size != len(labels):
-        raise ValueError(
-            f"y_source must be a vector of {n_source} labels, got the shape {labels.shape}."
-        )
+        raise ValueError(f"{name} must be a vector of {n} labels, got the shape {labels.shape}.")
     labels = column_or_1d(labels, warn=True)
-    if len(labels) != n_source:
+    if len(labels) != n:
         raise ValueError(
-            f"y_source has {len(labels)} labels but X_source has {n_source} rows. Pass one label a "
-            "row."
+            f"{name} has {len(labels)} labels but {rows} has {n} rows. Pass one label a row."
         )
     # NaN alone differs from itself.
     if any(
@@ -59,10 +59,74 @@ def check_labels(y_source: Any, n_source: int) -> NDArray[Any]:
         for label in labels.tolist()
     ):
         raise ValueError(
-            "y_source contains missing or infinite labels. Leave these rows out of the source."
+            f"{name} contains missing or infinite labels. Leave these rows of {rows} out."
         )
+    if len({isinstance(label, str) for label in labels.tolist()}) > 1:
+        raise TypeError(f"{name} mixes strings with other labels. Use one kind for all rows.")
     check_classification_targets(labels)
     return labels
+
+
+def encode_labels(labels: NDArray[Any], classes: NDArray[Any], *, name: str) -> NDArray[np.int64]:
+    """Return the position of each label in the sorted `classes`."""
+    known = np.isin(labels, classes)
+    if not known.all():
+        unseen = np.unique(labels[~known])[:5].tolist()
+        raise ValueError(
+            f"{name} holds labels that the fit did not see: {unseen}. Known are "
+            f"{classes[:20].tolist()}{' ...' if len(classes) > 20 else ''}."
+        )
+    return np.searchsorted(classes, labels)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a fit: those learnt with the rows, and those of the source.
+
+    `codes` and `source_codes` are positions in the sorted `classes` and `source_classes`, which are
+    None where there are no such labels.
+    """
+
+    classes: NDArray[Any] | None = None
+    codes: NDArray[np.int64] | None = None
+    source_classes: NDArray[Any] | None = None
+    source_codes: NDArray[np.int64] | None = None
+
+    def shares(self) -> NDArray[np.float64] | None:
+        """Return the share of the rows in each class."""
+        if self.classes is None or self.codes is None:
+            return None
+        return np.bincount(self.codes, minlength=len(self.classes)) / len(self.codes)
+
+
+def unconditional_labels(y_source: NDArray[Any] | None) -> Labels:
+    """Return the labels of a fit that learns no classes."""
+    if y_source is None:
+        return Labels()
+    classes, codes = np.unique(y_source, return_inverse=True)
+    return Labels(source_classes=classes, source_codes=codes)
+
+
+def conditional_labels(y: NDArray[Any], y_source: NDArray[Any] | None) -> Labels:
+    """Return the labels of a fit that learns classes; those of the source must be the same."""
+    classes, codes = np.unique(y, return_inverse=True)
+    lonely = classes[np.bincount(codes) == 1]
+    if len(lonely):
+        warnings.warn(
+            f"Classes with a single row in X: {lonely[:10].tolist()}. Their draws repeat that row.",
+            UserWarning,
+            stacklevel=caller_level(),
+        )
+    if y_source is None:
+        return Labels(classes, codes)
+    source_codes = encode_labels(y_source, classes, name="y_source")
+    missing = np.setdiff1d(classes, y_source)
+    if len(missing):
+        raise ValueError(
+            f"Classes of y without a row in the source: {missing[:10].tolist()}. Leave their rows "
+            "out of X, or add rows of these classes to X_source."
+        )
+    return Labels(classes, codes, classes, source_codes)
 
 
 def check_layers(hidden_layer_sizes: Sequence[Any]) -> tuple[int, ...]:

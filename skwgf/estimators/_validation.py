@@ -6,15 +6,20 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
-from skwgf._tensor import make_generator
+from skwgf._tensor import make_generator, to_numpy, to_tensor
 from skwgf.nn import Regressor, evaluate
 from skwgf.transport import mean_cost, sinkhorn_divergence
 
 # Held-out rows: at most so many, and none at all when there would be fewer than the least.
 _LEAST_HELD_OUT, _MOST_HELD_OUT = 50, 1000
+# Regions of which equal shares are held out.
+_REGIONS = 32
 # Regularisation of the score relative to the mean cost within the data, but never less than a share
 # of the mean cost between data and draws: a fit that went astray gets a finite, bad score.
 _SCORE_REG, _ASTRAY = 0.05, 1e-3
@@ -36,13 +41,36 @@ def divergence(rows: Tensor, draws: Tensor) -> float:
     return float(sinkhorn_divergence(rows, draws, _SCORE_REG * unit)) if unit > 0 else 0.0
 
 
-def split_rows(n: int, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the indices of the rows to learn from and of those held out."""
+def split_rows(
+    rows: Tensor, fraction: float, seed: int, codes: NDArray[np.int64] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the indices of the rows to learn from and of those held out.
+
+    The same share of every region is held out, found by clustering, so that what is left has the
+    masses that all rows have. Of classes, numbered by `codes`, the last row is never held out.
+    """
+    n = len(rows)
     n_held_out = min(int(fraction * n), _MOST_HELD_OUT)
     if n_held_out < _LEAST_HELD_OUT:
         return torch.arange(n), torch.arange(0)
-    order = torch.randperm(n, generator=make_generator(seed))
-    return order[n_held_out:].sort().values, order[:n_held_out]
+    generator = make_generator(seed)
+    shuffled = torch.randperm(n, generator=generator)
+    regions = MiniBatchKMeans(
+        min(_REGIONS, n // _LEAST_HELD_OUT), n_init=1, batch_size=4096, random_state=seed
+    ).fit_predict(to_numpy(rows[shuffled.to(rows.device)]))
+    ordered = shuffled[to_tensor(regions).argsort(stable=True)]
+    every = n / n_held_out
+    first = float(torch.rand(1, generator=generator)) * every
+    picked = (first + every * torch.arange(n_held_out, dtype=torch.float64)).long()
+    held_out = ordered[picked.clamp_max(n - 1)]
+    if codes is not None:
+        classes = to_tensor(codes)
+        learnt = torch.ones(n, dtype=torch.bool)
+        learnt[held_out] = False
+        held_out = held_out[torch.isin(classes[held_out], classes[learnt])]
+    learnt = torch.ones(n, dtype=torch.bool)
+    learnt[held_out] = False
+    return learnt.nonzero()[:, 0], held_out
 
 
 def held_out_divergence(

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from skwgf._tensor import derive_seed, make_generator
 from skwgf.estimators._coordinates import normal_points
@@ -19,9 +18,6 @@ from skwgf.transport import (
     NetworkTransport,
     SemidiscreteTransport,
     batch_map,
-    class_coordinates,
-    mean_cost,
-    transport_labels,
 )
 
 # Points that the first potential is solved on: as many as rows up to the size that an exact plan
@@ -70,16 +66,6 @@ class Problem:
             return z.to(self.y), None
         index = choose(len(self.source), n, generator).to(self.y.device)
         return self.source[index], None if self.side_source is None else self.side_source[index]
-
-
-def class_sides(
-    source: Tensor, labels: Tensor, y: Tensor, *, n_classes: int, weight: float, reg: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the class coordinates of source and target, and the target's class probabilities."""
-    proba = transport_labels(source, labels, y, n_classes=n_classes, weight=weight, reg=reg)
-    unit = weight * mean_cost(source, y)
-    known = one_hot(labels, n_classes).to(source)
-    return class_coordinates(known, unit), class_coordinates(proba, unit), proba
 
 
 def end_points(problem: Problem, n_pairs: int) -> Callable[[int], tuple[Tensor, Tensor]]:

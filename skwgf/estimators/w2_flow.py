@@ -31,12 +31,12 @@ from skwgf.estimators._coordinates import Coordinates, fit_coordinates
 from skwgf.estimators._generator import SPLIT, VALIDATION, GeneratorMixin
 from skwgf.estimators._inputs import check_labels, check_source
 from skwgf.estimators._validation import held_out_divergence, split_rows
-from skwgf.estimators._w2_problem import Problem, class_sides, end_points, velocity
+from skwgf.estimators._w2_problem import Problem, end_points, velocity
 from skwgf.flows import pair_update, persistent_update
 from skwgf.flows.carriers import Stateful
 from skwgf.flows.regression import Update
 from skwgf.nn import Regressor, evaluate
-from skwgf.transport import mean_cost
+from skwgf.transport import class_sides, mean_cost
 
 # Optimiser steps of an iteration when the plan is held to the end.
 _INNER_STEPS = 10
@@ -304,7 +304,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         if y_source is not None:
             if X_source is None:
                 raise ValueError("y_source labels the rows of X_source, but X_source is None.")
-            y_source = check_labels(y_source, len(X_source))
+            y_source = check_labels(y_source, len(X_source), name="y_source", rows="X_source")
         persistence = self._check_parameters(labelled=y_source is not None)
         device, seed = resolve_device(self.device), draw_seed(self.random_state)
         generator = make_generator(seed)
@@ -450,7 +450,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
                 weight=self.label_weight,
                 reg=reg or 0.1,
             )
-        rows, held_out = split_rows(len(y), self.validation_fraction, derive_seed(seed, SPLIT))
+        rows, held_out = split_rows(y, self.validation_fraction, derive_seed(seed, SPLIT))
         problem = Problem(
             y=y[rows],
             source=source,

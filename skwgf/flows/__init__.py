@@ -3,6 +3,7 @@
 from skwgf.flows.carriers import NetworkCarrier, ParticleCarrier, Velocity, VelocityField
 from skwgf.flows.loop import Carrier, FlowResult, plateau, run_flow, settled, small_step
 from skwgf.flows.regression import pair_update, persistent_update
+from skwgf.flows.sinkhorn import SinkhornVelocity, debiased_map
 from skwgf.flows.sliced import random_directions, sliced_velocity
 from skwgf.flows.steppers import euler, projected_euler
 from skwgf.flows.transport import debiased_velocity, tracked_velocity, transport_velocity
@@ -12,8 +13,10 @@ __all__ = [
     "FlowResult",
     "NetworkCarrier",
     "ParticleCarrier",
+    "SinkhornVelocity",
     "Velocity",
     "VelocityField",
+    "debiased_map",
     "debiased_velocity",
     "euler",
     "pair_update",

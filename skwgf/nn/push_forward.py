@@ -43,12 +43,16 @@ class PushForward(nn.Module):
     residual : bool, default=False
         Whether the network is added to its input. With a core that starts at zero the map then
         starts at the identity.
+    low, high : Tensor of shape (d,), default=None
+        Limits of the columns, which images beyond them are moved to; infinite where there is none,
+        which None stands for everywhere. The gradient passes as if they were not there, so that a
+        network is not stuck beyond them.
 
     Attributes
     ----------
     core : torch.nn.Module
         The network.
-    in_shift, in_scale, out_shift, out_scale : Tensor
+    in_shift, in_scale, out_shift, out_scale, low, high : Tensor
         Buffers, copies of the arguments. They follow ``.double()`` and ``.to(device)``.
     residual : bool
         As given.
@@ -76,6 +80,8 @@ class PushForward(nn.Module):
     in_scale: Tensor
     out_shift: Tensor
     out_scale: Tensor
+    low: Tensor
+    high: Tensor
 
     def __init__(
         self,
@@ -86,6 +92,8 @@ class PushForward(nn.Module):
         out_shift: Tensor,
         out_scale: Tensor,
         residual: bool = False,
+        low: Tensor | None = None,
+        high: Tensor | None = None,
     ) -> None:
         super().__init__()
         _check_coordinates("in", in_shift, in_scale)
@@ -104,6 +112,13 @@ class PushForward(nn.Module):
                 f"A residual map adds its output to its input, but there are {len(out_scale)} "
                 f"outputs and only {len(in_scale)} inputs. Use residual=False."
             )
+        low = torch.full_like(out_shift, -torch.inf) if low is None else low
+        high = torch.full_like(out_shift, torch.inf) if high is None else high
+        if low.shape != out_shift.shape or high.shape != out_shift.shape or (low > high).any():
+            raise ValueError(
+                f"low and high must hold a limit for each of the {len(out_shift)} outputs, and no "
+                f"low one above the high one; got shapes {tuple(low.shape)}, {tuple(high.shape)}."
+            )
         self.core = core
         self.residual = residual
         for name, value in (
@@ -111,6 +126,8 @@ class PushForward(nn.Module):
             ("in_scale", in_scale),
             ("out_shift", out_shift),
             ("out_scale", out_scale),
+            ("low", low),
+            ("high", high),
         ):
             self.register_buffer(name, value.detach().clone())
 
@@ -145,7 +162,8 @@ class PushForward(nn.Module):
         """
         core: Tensor = self.core(self.standardised(z))
         start = z[:, : core.shape[1]] if self.residual else self.out_shift
-        return start + self.out_scale * core
+        image = start + self.out_scale * core
+        return torch.clamp(image.detach(), self.low, self.high) + (image - image.detach())
 
     def extra_repr(self) -> str:
         """Describe the map in one line for ``repr``."""

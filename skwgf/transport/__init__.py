@@ -2,7 +2,7 @@
 
 from skwgf.transport.cost import half_squared_distance, mean_cost
 from skwgf.transport.exact import TransportPlan, exact_plan
-from skwgf.transport.labelled import class_coordinates, transport_labels
+from skwgf.transport.labelled import class_coordinates, class_sides, transport_labels
 from skwgf.transport.minibatch import MinibatchTransport, batch_map
 from skwgf.transport.network import NetworkTransport
 from skwgf.transport.semidiscrete import SemidiscreteTransport, cell_index, cell_probabilities
@@ -17,6 +17,7 @@ __all__ = [
     "cell_index",
     "cell_probabilities",
     "class_coordinates",
+    "class_sides",
     "exact_plan",
     "half_squared_distance",
     "mean_cost",

@@ -1,8 +1,7 @@
-"""The plan of an entropic transport problem, and the units in which it is worked on."""
+"""The plan of an entropic transport problem, held as its potentials."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,20 +9,17 @@ import torch
 from torch import Tensor
 
 from skwgf._tensor import best_float
-from skwgf.transport._scaling import largest_cost, soft_rows
+from skwgf.transport._kernel import distances, soft_minimum, soft_rows
+from skwgf.transport._problem import bit, in_bits
 from skwgf.transport.cost import check_clouds, unit_weights
-
-# Largest cost, in bits of reg, whose rounding leaves the kernel right to about one percent; and
-# least cost that is not lost in the rounding of a kernel near one, where float32 can be left.
-MOST_BITS = {torch.float32: 2.0**18, torch.float64: 2.0**46}
-_LEAST_BITS = 2.0**-8
 
 
 @dataclass(frozen=True)
 class EntropicPlan:
     r"""The entropic plan between two weighted clouds, held as its potentials.
 
-    .. math:: P_{ij} = a_i b_j \exp\big((f_i + g_j - |x_i - y_j|^2/2) / \text{reg}\big)
+    .. math:: P_{ij} = a_i b_j \exp\big((f_i + g_j - c_{ij}) / \text{reg}\big), \quad
+        c_{ij} = |x_i - y_j|^p / p
 
     Parameters
     ----------
@@ -45,6 +41,8 @@ class EntropicPlan:
         Sweeps over the whole kernel.
     converged : bool
         Whether the marginal error met the tolerance.
+    p : int, default=2
+        Power of the distance in the cost, 1 or 2.
 
     Examples
     --------
@@ -52,7 +50,7 @@ class EntropicPlan:
     >>> from skwgf.transport.sinkhorn import sinkhorn
     >>> x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
     >>> plan = sinkhorn(x, x + 3, reg=0.01)
-    >>> plan.barycentric_map()
+    >>> plan.barycentric_map().round(decimals=3)
     tensor([[3.],
             [4.]], dtype=torch.float64)
     """
@@ -68,12 +66,13 @@ class EntropicPlan:
     marginal_error: float
     n_iter: int
     converged: bool
+    p: int = 2
 
     def barycenter(self, values_y: Tensor, x_new: Tensor | None = None) -> Tensor:
         r"""Return the conditional mean of `values_y` given each point.
 
         .. math:: \sum_j w_j(x) v_j \Big/ \sum_j w_j(x), \quad
-            w_j(x) = b_j \exp\big((g_j - |x - y_j|^2/2) / \text{reg}\big)
+            w_j(x) = b_j \exp\big((g_j - |x - y_j|^p/p) / \text{reg}\big)
 
         Only g enters, so that points outside the cloud have an image too.
 
@@ -98,15 +97,61 @@ class EntropicPlan:
                 f"values_y must have shape ({len(self.y)}, k), one row for each y, "
                 f"got {tuple(values_y.shape)}."
             )
-        return torch.cat([rows.to(values_y.dtype) @ values_y for rows in self._rows(x_new)])
+        return torch.cat([rows.to(values_y.dtype) @ values_y for _, rows in self._rows(x_new)])
 
     def barycentric_map(self, x_new: Tensor | None = None) -> Tensor:
         """Return the entropic map T: the mean of y given each point of `x_new` (None: of x)."""
         return self.barycenter(self.y, x_new)
 
+    def potential_gradient(self, x_new: Tensor | None = None) -> Tensor:
+        r"""Return the gradient of the potential f at each point of `x_new` (None: of x).
+
+        .. math:: \nabla f(x) = \sum_j w_j(x) \nabla_x |x - y_j|^p/p \Big/ \sum_j w_j(x)
+
+        For p = 2 it is :math:`x - T(x)`; for p = 1 the mean of unit vectors, zero for a y that
+        coincides with x.
+
+        Returns
+        -------
+        Tensor of shape (q, d)
+        """
+        points = self.x if x_new is None else x_new
+        if self.p == 2:
+            return points - self.barycentric_map(x_new)
+        wide = best_float(points.device)  # near points have large factors of opposite sign
+        y, parts = self.y.to(wide), []
+        for part, rows in self._rows(x_new):
+            part = part.to(wide)
+            factors = rows.to(wide) / distances(part, y)
+            factors.masked_fill_(~factors.isfinite(), 0.0)
+            parts.append(part * factors.sum(dim=1, keepdim=True) - factors @ y)
+        return torch.cat(parts).to(points.dtype)
+
+    def extended_potential(self, y_new: Tensor) -> Tensor:
+        r"""Return the potential g at new points of the second cloud.
+
+        .. math:: g(y) = -\text{reg} \log \sum_i a_i \exp\big((f_i - c(x_i, y)) / \text{reg}\big)
+
+        With it the problem of another batch starts close to its solution: `init=(f, g)`.
+
+        Parameters
+        ----------
+        y_new : Tensor of shape (q, d)
+
+        Returns
+        -------
+        Tensor of shape (q,)
+        """
+        check_clouds(self.x, y_new)
+        y, x = in_bits(y_new[None], self.x[None], self.reg, self.p)
+        weights = unit_weights(self.weights_x, self.x, "weights_x")
+        potential = self.f.to(weights.dtype) / bit(self.reg) + torch.log2(weights)
+        g = soft_minimum(y, x, potential[None], self.p)[0] * bit(self.reg)
+        return g.to(y_new.dtype)
+
     def coupling(self) -> Tensor:
         """Return the plan P as a dense tensor of shape (n, m) with exact row sums."""
-        rows = torch.cat([rows.to(self.x.dtype) for rows in self._rows(None)])
+        rows = torch.cat([rows.to(self.x.dtype) for _, rows in self._rows(None)])
         return rows.mul_(self.weights_x[:, None])
 
     def transpose(self) -> EntropicPlan:
@@ -123,31 +168,19 @@ class EntropicPlan:
             marginal_error=self.marginal_error,
             n_iter=self.n_iter,
             converged=self.converged,
+            p=self.p,
         )
 
     @torch.no_grad()
-    def _rows(self, x_new: Tensor | None) -> Iterator[Tensor]:
-        """Yield the conditional laws given the points of `x_new` (None: x), a tile at a time."""
+    def _rows(self, x_new: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield points of `x_new` (None: x) and the conditional laws there, a tile at a time."""
         if x_new is not None:
             check_clouds(x_new, self.y)
-        x, y = in_bits(self.x if x_new is None else x_new, self.y, self.reg)
+        points = self.x if x_new is None else x_new
+        x, y = in_bits(points[None], self.y[None], self.reg, self.p)
         weights = unit_weights(self.weights_y, self.y, "weights_y")
         potential = self.g.to(weights.dtype) / bit(self.reg) + torch.log2(weights)
-        for tile, _ in soft_rows(x, y, potential):
-            yield tile.div_(tile.sum(dim=1, keepdim=True))
-
-
-def bit(reg: float) -> float:
-    """Return the unit of the iterations, in the unit of the cost."""
-    return reg * math.log(2)
-
-
-def in_bits(x: Tensor, y: Tensor, reg: float) -> tuple[Tensor, Tensor]:
-    """Return both clouds centred and scaled to costs in bits, in a precision that resolves them."""
-    centre, size = y.mean(dim=0), math.sqrt(bit(reg))
-    scaled_x, scaled_y = (x - centre) / size, (y - centre) / size
-    widest = best_float(x.device)
-    bits = largest_cost(scaled_x, scaled_y)
-    if x.dtype != widest and not _LEAST_BITS <= bits <= MOST_BITS[x.dtype]:
-        return in_bits(x.to(widest), y.to(widest), reg)
-    return scaled_x, scaled_y
+        first = 0
+        for (tile,), _ in soft_rows(x, y, potential[None], self.p):
+            yield points[first : first + len(tile)], tile.div_(tile.sum(dim=1, keepdim=True))
+            first += len(tile)

@@ -184,3 +184,38 @@ def transport_labels(
         if operator is not None:
             proba = smooth_labels(proba, operator)
     return proba
+
+
+def class_sides(
+    source: Tensor, labels: Tensor, y: Tensor, *, n_classes: int, weight: float, reg: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return the class coordinates of source and target, and the target's class probabilities.
+
+    Parameters
+    ----------
+    source : Tensor of shape (n, d)
+        Rows with labels.
+
+    labels : Tensor of int64, shape (n,)
+        Their classes, from 0.
+
+    y : Tensor of shape (m, d)
+        Rows without labels.
+
+    n_classes : int
+        Number of classes.
+
+    weight, reg : float
+        Weight of the class term and regularisation of the plans, relative to the mean cost.
+
+    Returns
+    -------
+    side_source : Tensor of shape (n, n_classes)
+    side_y : Tensor of shape (m, n_classes)
+    proba : Tensor of shape (m, n_classes)
+        From :func:`transport_labels`.
+    """
+    proba = transport_labels(source, labels, y, n_classes=n_classes, weight=weight, reg=reg)
+    unit = weight * mean_cost(source, y)
+    known = one_hot(labels, n_classes).to(source)
+    return class_coordinates(known, unit), class_coordinates(proba, unit), proba

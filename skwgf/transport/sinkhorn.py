@@ -1,8 +1,7 @@
-r"""Entropic optimal transport for the cost :math:`|x - y|^2 / 2`, and the Sinkhorn divergence."""
+r"""Entropic optimal transport for the cost :math:`|x - y|^p / p`, and the Sinkhorn divergence."""
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
@@ -11,9 +10,10 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skwgf._tensor import best_float
-from skwgf.transport._scaling import State, cold_start, largest_cost, solve
+from skwgf.transport._envelope import with_gradients
+from skwgf.transport._problem import Settings, Solution, solve_cross, solve_self
 from skwgf.transport.cost import check_clouds, unit_weights
-from skwgf.transport.entropic_plan import MOST_BITS, EntropicPlan, bit, in_bits
+from skwgf.transport.entropic_plan import EntropicPlan
 
 
 @torch.no_grad()
@@ -25,12 +25,14 @@ def sinkhorn(
     weights_x: Tensor | None = None,
     weights_y: Tensor | None = None,
     init: tuple[Tensor, Tensor] | None = None,
+    p: int = 2,
     tol: float = 1e-4,
     max_iter: int = 1000,
+    tiled: bool = False,
 ) -> EntropicPlan:
     r"""Solve the entropic transport problem between two clouds.
 
-    .. math:: \min_P \sum_{ij} P_{ij} |x_i - y_j|^2/2 + \text{reg} \, KL(P \,|\, a \otimes b)
+    .. math:: \min_P \sum_{ij} P_{ij} |x_i - y_j|^p/p + \text{reg} \, KL(P \,|\, a \otimes b)
 
     Parameters
     ----------
@@ -44,12 +46,16 @@ def sinkhorn(
         Positive weights, normalised here; None gives equal weights.
     init : tuple (f, g) of Tensors, default=None
         Potentials of an earlier solve, to start from; f follows from g, which may belong to other
-        points x. None starts cold: `reg` is lowered in steps
-        of four on a subset of the points, whose potential is then extended to all.
+        points x. None starts cold: a small `reg` is reached in steps of about four.
+    p : int, default=2
+        Power of the Euclidean distance in the cost, 1 or 2.
     tol : float, default=1e-4
         L1 marginal error to stop at. About 1e-6 is what float32 can reach.
     max_iter : int, default=1000
-        Largest number of sweeps over the whole kernel.
+        Largest number of sweeps over the kernel, those of coarser regularisations not counted.
+    tiled : bool, default=False
+        Hold only one tile of the kernel at a time and compute it again in every sweep: memory
+        linear in n + m for a time of several products more per sweep.
 
     Returns
     -------
@@ -64,8 +70,9 @@ def sinkhorn(
 
     Notes
     -----
-    The memory is that of one (n, m) matrix. float32 clouds are solved in float64 where `reg` is so
-    small or so large that float32 could not resolve the kernel, on devices that have float64.
+    Without `tiled` the memory is that of one (n, m) matrix. float32 clouds are solved in float64
+    where `reg` is so small or so large that float32 could not resolve the kernel, on devices that
+    have float64.
 
     References
     ----------
@@ -86,9 +93,10 @@ def sinkhorn(
     """
     check_clouds(x, y)
     a, b = unit_weights(weights_x, x, "weights_x"), unit_weights(weights_y, y, "weights_y")
-    g = None if init is None else _warm_start(init[1], y, reg)
-    state = _run(x, y, reg, a, b, g, symmetric=False, tol=tol, max_iter=max_iter)
-    return _plan(x, y, a, b, reg, tol, state)
+    g = None if init is None else _warm_start(init[1], y)
+    settings = Settings(p, tol, max_iter, tiled)
+    solution = solve_cross(x[None], y[None], a[None], b[None], reg, settings, init=g)
+    return make_plans(x[None], y[None], a[None], b[None], reg, settings, solution)[0]
 
 
 @torch.no_grad()
@@ -98,8 +106,10 @@ def sinkhorn_self(
     *,
     weights: Tensor | None = None,
     init: Tensor | None = None,
+    p: int = 2,
     tol: float = 1e-4,
     max_iter: int = 1000,
+    tiled: bool = False,
 ) -> EntropicPlan:
     """Solve the entropic transport problem of a cloud with itself, by the symmetric iteration.
 
@@ -116,7 +126,7 @@ def sinkhorn_self(
         Positive weights, normalised here; None gives equal weights.
     init : Tensor of shape (n,), default=None
         Potential of an earlier solve.
-    tol, max_iter
+    p, tol, max_iter, tiled
         As in :func:`sinkhorn`.
 
     Returns
@@ -139,11 +149,10 @@ def sinkhorn_self(
     """
     check_clouds(x, x)
     a = unit_weights(weights, x, "weights")
-    g = None if init is None else _warm_start(init, x, reg)
-    state = _run(x, x, reg, a, a, g, symmetric=True, tol=tol, max_iter=max_iter)
-    # The mean of the potential and its soft minimum keeps the dual value of the pair.
-    middle = (state.f + state.g) / 2
-    return _plan(x, x, a, a, reg, tol, state._replace(f=middle, g=middle))
+    g = None if init is None else _warm_start(init, x)
+    settings = Settings(p, tol, max_iter, tiled)
+    solution = solve_self(x[None], a[None], reg, settings, init=g)
+    return make_plans(x[None], x[None], a[None], a[None], reg, settings, solution)[0]
 
 
 def sinkhorn_divergence(
@@ -153,16 +162,18 @@ def sinkhorn_divergence(
     *,
     weights_x: Tensor | None = None,
     weights_y: Tensor | None = None,
+    p: int = 2,
     tol: float = 1e-4,
     max_iter: int = 1000,
+    tiled: bool = False,
 ) -> Tensor:
     r"""Return the debiased entropic cost between two clouds.
 
     .. math:: S(\mu, \nu) = OT(\mu, \nu) - OT(\mu, \mu)/2 - OT(\nu, \nu)/2
 
     It vanishes for equal measures only, and is non-negative up to the tolerance. Its gradient is
-    taken with the potentials held constant, :math:`a_i (T_{xx}(x_i) - T_{xy}(x_i))` at `x_i`, with
-    T the entropic maps.
+    taken with the potentials held constant; for p = 2 it is
+    :math:`a_i (T_{xx}(x_i) - T_{xy}(x_i))` at `x_i`, with T the entropic maps.
 
     Parameters
     ----------
@@ -172,7 +183,7 @@ def sinkhorn_divergence(
         Same precision and device as `x`.
     reg : float
         Regularisation, in the unit of the cost.
-    weights_x, weights_y, tol, max_iter
+    weights_x, weights_y, p, tol, max_iter, tiled
         As in :func:`sinkhorn`.
 
     Returns
@@ -207,17 +218,10 @@ def sinkhorn_divergence(
     tensor(-2.0000, dtype=torch.float64)
     """
     points_x, points_y = x.detach(), y.detach()
-    cross = sinkhorn(
-        *(points_x, points_y, reg),
-        weights_x=weights_x,
-        weights_y=weights_y,
-        tol=tol,
-        max_iter=max_iter,
-    )
-    self_x, self_y = (
-        sinkhorn_self(points, reg, weights=weights, tol=tol, max_iter=max_iter)
-        for points, weights in ((points_x, weights_x), (points_y, weights_y))
-    )
+    options: dict[str, Any] = {"p": p, "tol": tol, "max_iter": max_iter, "tiled": tiled}
+    cross = sinkhorn(points_x, points_y, reg, weights_x=weights_x, weights_y=weights_y, **options)
+    self_x = sinkhorn_self(points_x, reg, weights=weights_x, **options)
+    self_y = sinkhorn_self(points_y, reg, weights=weights_y, **options)
     worst = max((cross, self_x, self_y), key=lambda plan: plan.marginal_error)
     if not worst.converged:
         warnings.warn(
@@ -228,116 +232,51 @@ def sinkhorn_divergence(
         )
     value = cross.value - self_x.value / 2 - self_y.value / 2
     gradients = [
-        own.weights_x[:, None] * (own.barycentric_map() - across.barycentric_map())
+        own.weights_x[:, None] * (across.potential_gradient() - own.potential_gradient())
         if points.requires_grad
         else None
         for points, own, across in ((x, self_x, cross), (y, self_y, cross.transpose()))
     ]
-    result: Tensor = _Envelope.apply(  # type: ignore[no-untyped-call]
-        x, y, x.new_tensor(value), *gradients
-    )
-    return result
+    return with_gradients(x, y, value, *gradients)
 
 
-class _Envelope(torch.autograd.Function):
-    """A value whose gradients in two clouds are known in closed form."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, y: Tensor, value: Tensor, grad_x: Tensor | None, grad_y: Tensor | None
-    ) -> Tensor:
-        ctx.save_for_backward(x, y, grad_x, grad_y)
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad_value: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, *gradients = ctx.saved_tensors
-        scaled = (
-            grad_value * _Constant.apply(gradient, x, y)  # type: ignore[no-untyped-call]
-            if gradient is not None
-            else None
-            for gradient in gradients
-        )
-        return *scaled, None, None, None
-
-
-class _Constant(torch.autograd.Function):
-    """A gradient that refuses to be differentiated in the clouds it belongs to."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        return gradient.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad_gradient: Tensor) -> tuple[Tensor | None, ...]:
-        raise RuntimeError(
-            "sinkhorn_divergence is differentiable once: its gradient holds the potentials "
-            "constant. Take second derivatives by differences of gradients."
-        )
-
-
-def _run(
+def make_plans(
     x: Tensor,
     y: Tensor,
-    reg: float,
     a: Tensor,
     b: Tensor,
-    g: Tensor | None,
-    *,
-    symmetric: bool,
-    tol: float,
-    max_iter: int,
-) -> State:
-    """Solve a problem in bits, from `g` or cold."""
-    if max_iter < 1 or not tol >= 0:
-        raise ValueError(
-            f"max_iter must be at least 1 and tol not negative, got {max_iter!r} and {tol!r}."
+    reg: float,
+    settings: Settings,
+    solution: Solution,
+) -> list[EntropicPlan]:
+    """Return the plan of each group of a solved problem, in the precision of `x`."""
+    f, g = solution.f, solution.g
+    values = (a * f).sum(1) + (b * g).sum(1)
+    numbers = zip(values.tolist(), solution.error.tolist(), strict=True)
+    return [
+        EntropicPlan(
+            x=x[k].detach(),
+            y=y[k].detach(),
+            weights_x=a[k].to(x.dtype),
+            weights_y=b[k].to(x.dtype),
+            f=f[k].to(x.dtype),
+            g=g[k].to(x.dtype),
+            reg=float(reg),
+            value=value,
+            marginal_error=error,
+            n_iter=solution.n_iter,
+            converged=error <= settings.tol,
+            p=settings.p,
         )
-    problem = *_resolved(x, y, reg), a, b
-    start = cold_start(*problem, symmetric=symmetric) if g is None else g
-    return solve(*problem, start, symmetric=symmetric, tol=tol, max_iter=max_iter)
+        for k, (value, error) in enumerate(numbers)
+    ]
 
 
-def _resolved(x: Tensor, y: Tensor, reg: float) -> tuple[Tensor, Tensor]:
-    """Return the clouds in bits, or raise a ValueError if no precision resolves `reg` on them."""
-    if not 0 < reg < math.inf:
-        raise ValueError(f"reg must be a positive, finite number, got {reg!r}.")
-    x, y = in_bits(x, y, reg)
-    bits = largest_cost(x, y)
-    if not bits <= MOST_BITS[x.dtype]:
-        needed = bits / MOST_BITS[x.dtype] * reg
-        raise ValueError(
-            f"reg={reg:.3g} is below what {x.dtype} resolves on clouds of this size: use at least "
-            f"{needed:.3g} (.05 of the mean cost is common), or exact_plan for no regularisation."
-        )
-    return x, y
-
-
-def _warm_start(potential: Tensor, cloud: Tensor, reg: float) -> Tensor:
-    """Return an initial potential in bits, checked against the cloud it belongs to."""
+def _warm_start(potential: Tensor, cloud: Tensor) -> Tensor:
+    """Return an initial potential, checked against the cloud it belongs to, as a group of one."""
     if potential.shape != (len(cloud),) or not bool(torch.isfinite(potential).all()):
         raise ValueError(
             f"The initial potential must hold {len(cloud)} finite numbers, one for each point, "
             f"got shape {tuple(potential.shape)}."
         )
-    return potential.detach().to(cloud.device, best_float(cloud.device)) / bit(reg)
-
-
-def _plan(
-    x: Tensor, y: Tensor, a: Tensor, b: Tensor, reg: float, tol: float, state: State
-) -> EntropicPlan:
-    """Return the plan of a solved problem, in the unit of the cost and the precision of `x`."""
-    f, g = state.f * bit(reg), state.g * bit(reg)
-    return EntropicPlan(
-        x=x.detach(),
-        y=y.detach(),
-        weights_x=a.to(x.dtype),
-        weights_y=b.to(x.dtype),
-        f=f.to(x.dtype),
-        g=g.to(x.dtype),
-        reg=float(reg),
-        value=float(a @ f + b @ g),
-        marginal_error=state.error,
-        n_iter=state.n_iter,
-        converged=state.error <= tol,
-    )
+    return potential.detach().to(cloud.device, best_float(cloud.device))[None]

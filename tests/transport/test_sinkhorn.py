@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 
-from skwgf.transport import _scaling
+from skwgf.transport import _kernel
 from skwgf.transport.cost import half_squared_distance
 from skwgf.transport.exact import exact_plan
 from skwgf.transport.sinkhorn import sinkhorn, sinkhorn_divergence, sinkhorn_self
@@ -105,7 +105,7 @@ def test_tiles_do_not_change_the_result(monkeypatch):
     # Catches a tile that is written to the wrong rows, or a last tile of another size.
     x, y, a = cloud(130), cloud(50, seed=1), weights(130)
     whole = sinkhorn(x, y, 0.1, weights_x=a, tol=1e-9)
-    monkeypatch.setattr(_scaling, "_TILE_ENTRIES", 50 * 17)
+    monkeypatch.setattr(_kernel, "_TILE_ENTRIES", 50 * 17)
     tiled = sinkhorn(x, y, 0.1, weights_x=a, tol=1e-9)
     torch.testing.assert_close(tiled.f - tiled.f[0], whole.f - whole.f[0], atol=1e-7, rtol=1e-7)
     torch.testing.assert_close(tiled.coupling(), whole.coupling(), atol=1e-9, rtol=1e-6)
@@ -291,7 +291,7 @@ def test_degenerate_clouds_stay_finite(x, y, fraction, dtype):
     assert plan.marginal_error < 0.05
     assert plan.value <= cost * 1.01
     value = sinkhorn_divergence(x, y, reg, tol=0.05)
-    assert value > -0.01 * max(cost, 1e-12)
+    assert value > -0.01 * cost - 1e-15 * reg  # reg carries the rounding of sums near one
     assert torch.isfinite(torch.autograd.grad(value, x)[0]).all()
 
 

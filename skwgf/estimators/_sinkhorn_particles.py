@@ -1,0 +1,214 @@
+"""The Sinkhorn flow of particles to its end, and the tracers that they carry along."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skwgf._tensor import derive_seed, make_generator
+from skwgf.estimators._coordinates import normal_points
+from skwgf.estimators._generator import POTENTIAL
+from skwgf.estimators._sinkhorn_problem import Group, Problem
+from skwgf.flows import ParticleCarrier, Velocity, VelocityField, projected_euler, run_flow
+from skwgf.flows.sinkhorn import SinkhornVelocity
+
+# From step to step the regularisation falls by that factor at most; steps after it has arrived, and
+# in all with a source.
+_COOLING, _LAST_STEPS, _LEAST_STEPS = 1.6, 2, 6
+# The particles of one flow: as many as rows, up to the most, and no fewer than some, so that no
+# particle weighs much in its own surroundings; of many classes, each may have fewer, and so may a
+# fit that uses few pairs for each of them.
+_PARTICLES, _CLASS_PARTICLES, _MOST_PARTICLES, _MOST_FLOWS = 4000, 1000, 5000, 8
+_PAIRS_PER_PARTICLE = 64
+# Tracers carried along in all: so many, or as many numbers.
+_TRACERS, _TRACER_NUMBERS = 40_000, 2**22
+# When the plans of a step are good enough: the next step corrects what is left.
+_TOL, _MAX_ITER = 1e-3, 100
+
+
+def schedule(problem: Problem) -> list[float]:
+    """Return the regularisation at each step of the particle flow."""
+    fall = problem.reg_start / problem.reg
+    n_cooling = math.ceil(math.log(fall) / math.log(_COOLING)) if fall > 1 else 0
+    cooling = [problem.reg_start * fall ** (-k / n_cooling) for k in range(n_cooling)]
+    n_last = 1 + _LAST_STEPS
+    if problem.groups[0].source is not None:
+        n_last = max(n_last, _LEAST_STEPS - n_cooling)
+    repeats = math.ceil(1 / problem.step_size)
+    return [reg for reg in cooling + n_last * [problem.reg] for _ in range(repeats)]
+
+
+def end_points(
+    problem: Problem, n_pairs: int
+) -> tuple[Callable[[int], tuple[Tensor, Tensor]], dict[str, list[float]]]:
+    """Run the particle flows to their end.
+
+    Returns a function that draws inputs of the network with the end points of their paths, and
+    the energy and the step along the flows, in the mean over them. `n_pairs` bounds the number of
+    pairs that will be used in all.
+    """
+    generator = make_generator(derive_seed(problem.seed, POTENTIAL))
+    d = len(problem.low)
+    n_groups = len(problem.groups)
+    n_tracers = math.ceil(min(_TRACERS, max(_TRACER_NUMBERS // d, 1), n_pairs) / n_groups)
+    n_particles = min(
+        max(_PARTICLES // n_groups, _CLASS_PARTICLES), n_pairs // (_PAIRS_PER_PARTICLE * n_groups)
+    )
+    inputs, ends, histories = [], [], []
+    for group in problem.groups:
+        parts = split(group, generator)
+        for part in parts:
+            z, end, history = run_group(
+                problem,
+                part,
+                n_particles=max(n_particles, len(part.y)),
+                n_tracers=math.ceil(n_tracers / len(parts)),
+                generator=generator,
+            )
+            inputs.append(part.with_code(z))
+            ends.append(end)
+            histories.append(history)
+    pool, images = torch.cat(inputs), torch.cat(ends)
+    mean_history = {
+        key: [
+            sum(values) / len(values) for values in zip(*(h[key] for h in histories), strict=True)
+        ]
+        for key in ("objective", "step")
+    }
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        index = torch.randint(len(pool), (n,), generator=generator).to(pool.device)
+        return pool[index], images[index]
+
+    return draw, mean_history
+
+
+def split(group: Group, generator: torch.Generator) -> list[Group]:
+    """Cut a group into parts of a size that one particle flow can carry."""
+    source, y = group.source, group.y
+    n_source = len(y) if source is None else len(source)
+    n_parts = math.ceil(max(len(y), n_source) / _MOST_PARTICLES)
+    n_parts = min(n_parts, _MOST_FLOWS, len(y), n_source)
+    if n_parts == 1:
+        return [group]
+    rows_y = torch.randperm(len(y), generator=generator)[: n_parts * _MOST_PARTICLES]
+    parts_y = torch.tensor_split(rows_y.to(y.device), n_parts)
+    parts_x: list[Any] = [None] * n_parts
+    if source is not None:
+        rows_x = torch.randperm(len(source), generator=generator)[: n_parts * _MOST_PARTICLES]
+        parts_x = list(torch.tensor_split(rows_x.to(y.device), n_parts))
+
+    def pick(rows: Tensor | None, index: Any) -> Tensor | None:
+        return None if rows is None or index is None else rows[index]
+
+    return [
+        Group(
+            y=y[j],
+            source=pick(source, i),
+            code=group.code,
+            unit=group.unit,
+            side_y=pick(group.side_y, j),
+            side_source=pick(group.side_source, i),
+        )
+        for i, j in zip(parts_x, parts_y, strict=True)
+    ]
+
+
+def run_group(
+    problem: Problem,
+    group: Group,
+    *,
+    n_particles: int,
+    n_tracers: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, dict[str, list[float]]]:
+    """Run the flow of one group; return reference points, where they end, and the history.
+
+    From N(0, I) the points that are returned are tracers: they are carried by the field of the
+    particles, but do not weigh in it, so that they do not end on the rows. They start at the affine
+    image of N(0, I) that has the mean and the covariance of the rows.
+    """
+    if group.source is None:
+        d = group.y.shape[1]
+        latents, z = (
+            normal_points(n, d, int(torch.randint(2**31, (1,), generator=generator))).to(group.y)
+            for n in (n_particles, n_tracers)
+        )
+        start = affine_start(torch.cat([latents, z]), group.y)
+    else:
+        z, start, n_particles = group.source, group.source, len(group.source)
+    regs = schedule(problem)
+    field, set_reg = particle_velocity(problem, group, n_particles)
+    remaining = iter(regs[1:])
+    set_reg(regs[0])
+    carrier = ParticleCarrier(
+        start,
+        field,
+        step_size=problem.step_size,
+        stepper=projected_euler(problem.low, problem.high),
+        side=group.side_source,
+        on_step=lambda _: set_reg(next(remaining, regs[-1])),
+    )
+    result = run_flow(carrier, max_iter=len(regs))
+    if result.status == "interrupted":
+        raise KeyboardInterrupt
+    return z, carrier.particles[-len(z) :], result.history
+
+
+def affine_start(z: Tensor, y: Tensor) -> Tensor:
+    """Return m + S z, with m the mean and S the symmetric root of the covariance of the rows."""
+    center = y.mean(0)
+    _, singular, axes = torch.linalg.svd((y - center).double(), full_matrices=False)
+    axes = axes.to(z)
+    scale = (singular / math.sqrt(max(len(y) - 1, 1))).to(z)
+    start: Tensor = center + ((z @ axes.T) * scale) @ axes
+    return start
+
+
+def particle_velocity(
+    problem: Problem, group: Group, n_particles: int
+) -> tuple[VelocityField, Callable[[float], None]]:
+    """Return the velocity of a cloud whose first points are particles and whose others follow.
+
+    With guidance w it is (1 + w) v - w u, with u the velocity towards the rows of all classes. The
+    second function sets the regularisation.
+    """
+    root = math.sqrt(group.unit)
+
+    def features(x: Tensor) -> Tensor:
+        return problem.features(x) / root
+
+    def toward(y: Tensor, side_y: Tensor | None) -> SinkhornVelocity:
+        return SinkhornVelocity(
+            y,
+            problem.reg_start,
+            side=None if side_y is None else side_y / root,
+            feature_map=features,
+            velocity=problem.velocity,
+            tol=_TOL,
+            max_iter=_MAX_ITER,
+        )
+
+    fields = [(1.0 + problem.guidance, toward(group.y, group.side_y))]
+    if problem.guidance > 0:
+        fields.append((-problem.guidance, toward(problem.all_rows(_MOST_PARTICLES), None)))
+
+    def velocity(x: Tensor, side: Tensor | None = None) -> Velocity:
+        side = None if side is None else side / root
+        particles, tracers = x[:n_particles], x[n_particles:]
+        found = [(weight, field(particles, side), field) for weight, field in fields]
+        moves = [weight * v.direction for weight, v, _ in found]
+        if len(tracers):
+            carried = [weight * field.at(tracers) for weight, _, field in found]
+            moves = [torch.cat(pair) for pair in zip(moves, carried, strict=True)]
+        return Velocity(torch.stack(moves).sum(0), found[0][1].energy)
+
+    def set_reg(reg: float) -> None:
+        for _, field in fields:
+            field.reg = reg
+
+    return velocity, set_reg
