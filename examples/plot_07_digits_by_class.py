@@ -43,8 +43,8 @@ for ax, image in zip(axes.flat, images, strict=True):
     ax.set_axis_off()
 
 # %%
-# Pixels are never negative and never above 16 in the data, and many are exactly 0: columns whose
-# values pile up at a limit keep to it.
+# Pixels run from 0 to 16 in the data, and many are exactly 0: columns whose values pile up at a limit
+# keep to it. The others (pixels in the middle of the strokes) may go a little beyond.
 
 print("range of the draws:", images.min(), images.max())
 

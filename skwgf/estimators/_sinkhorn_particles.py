@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -88,33 +88,28 @@ def end_points(
 
 
 def split(group: Group, generator: torch.Generator) -> list[Group]:
-    """Cut a group into parts of a size that one particle flow can carry."""
-    source, y = group.source, group.y
-    n_source = len(y) if source is None else len(source)
-    n_parts = math.ceil(max(len(y), n_source) / _MOST_PARTICLES)
-    n_parts = min(n_parts, _MOST_FLOWS, len(y), n_source)
-    if n_parts == 1:
-        return [group]
-    rows_y = torch.randperm(len(y), generator=generator)[: n_parts * _MOST_PARTICLES]
-    parts_y = torch.tensor_split(rows_y.to(y.device), n_parts)
-    parts_x: list[Any] = [None] * n_parts
-    if source is not None:
-        rows_x = torch.randperm(len(source), generator=generator)[: n_parts * _MOST_PARTICLES]
-        parts_x = list(torch.tensor_split(rows_x.to(y.device), n_parts))
+    """Cut a group into parts of a size that one particle flow can carry.
 
-    def pick(rows: Tensor | None, index: Any) -> Tensor | None:
-        return None if rows is None or index is None else rows[index]
+    Only what is larger than that is dealt out; what is not goes whole into each part.
+    """
+    n_source = 0 if group.source is None else len(group.source)
+    n_parts = min(math.ceil(max(len(group.y), n_source) / _MOST_PARTICLES), _MOST_FLOWS)
+
+    def deal(n: int) -> list[Tensor]:
+        if n <= _MOST_PARTICLES:
+            return n_parts * [torch.arange(n, device=group.y.device)]
+        order = torch.randperm(n, generator=generator)[: n_parts * _MOST_PARTICLES]
+        return list(torch.tensor_split(order.to(group.y.device), n_parts))
 
     return [
-        Group(
-            y=y[j],
-            source=pick(source, i),
-            code=group.code,
-            unit=group.unit,
-            side_y=pick(group.side_y, j),
-            side_source=pick(group.side_source, i),
+        replace(
+            group,
+            y=group.y[rows],
+            side_y=None if group.side_y is None else group.side_y[rows],
+            source=None if group.source is None else group.source[source],
+            side_source=None if group.side_source is None else group.side_source[source],
         )
-        for i, j in zip(parts_x, parts_y, strict=True)
+        for rows, source in zip(deal(len(group.y)), deal(n_source), strict=True)
     ]
 
 
