@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from skwgf.flows.carriers import Velocity
-from skwgf.transport._kernel import CrossKernel, SelfKernel, Workspace
+from skwgf.transport._kernel import CrossKernel, SelfKernel
 from skwgf.transport._measure import (
     Measure,
     check_agreement,
@@ -43,6 +43,7 @@ from skwgf.transport._measure import (
     unnormalised,
 )
 from skwgf.transport._problem import Settings, solve_self
+from skwgf.transport._tiles import Workspace
 from skwgf.transport._track import PotentialTrack
 
 Kind = Literal["sinkhorn", "kl", "mmd"]

@@ -1,47 +1,30 @@
 r"""The kernels that the iterations of :mod:`skwgf.transport._scaling` multiply with.
 
-Clouds come scaled so that one unit of the cost is one bit of the regularisation: a kernel is then
-a power of two, for the cost :math:`|x - y|^2/2` of one matrix product, and potentials are in bits.
-All tensors have a leading dimension of groups, independent problems that share the calls. A kernel
-lies in row tiles of the size of a processor's cache, either all in one memory, written once, or
-one at a time, written again at every use.
+A kernel lies in row tiles of the size of a processor's cache, either all in one memory, written
+once, or one at a time, written again at every use.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-# Exponents are cut here: the powers below are negligible, and ten times slower to compute.
-_FLOOR = {torch.float32: -120.0, torch.float64: -1000.0}
+from skwgf.transport._tiles import (
+    FLOOR,
+    Workspace,
+    exponentiate,
+    half_norms,
+    lay_out,
+    soft_minimum,
+    tile_rows,
+    with_ones,
+    writer,
+)
+
 _LIFT = 2.0**30  # keeps the products of the second multiplication from being subnormal, so slow
-_TILE_ENTRIES = 2**18  # entries of a row tile that stays in the cache of a processor core
-_DIRECT = 16  # largest dimension in which distances are summed over the coordinates
-
-# Writes potential minus cost for some points x into a tile; for p = 2 without the norm of x.
-_Writer = Callable[[Tensor, Tensor], None]
-
-
-class Workspace:
-    """Memory for one kernel, lent to one problem after the other."""
-
-    def __init__(self) -> None:
-        self._memory: Tensor | None = None
-
-    def take(self, entries: int, like: Tensor) -> Tensor:
-        """Return uninitialised memory for `entries` numbers of the type of `like`."""
-        memory = self._memory
-        if (
-            memory is None
-            or len(memory) < entries
-            or (memory.dtype, memory.device) != (like.dtype, like.device)
-        ):
-            self._memory = memory = None  # release the old memory before the new is taken
-            self._memory = memory = like.new_empty(entries)
-        return memory[:entries]
 
 
 class CrossKernel:
@@ -72,14 +55,14 @@ class CrossKernel:
         self.power = power
         self.weights = b
         self.log_a, self.log_b = torch.log2(a), torch.log2(b)
-        self.limit = -_FLOOR[x.dtype] / 3  # keeps cut entries below the rounding of the products
-        self.points = torch.split(_with_ones(x, power), tile_rows(y), dim=1)
+        self.limit = -FLOOR[x.dtype] / 3  # keeps cut entries below the rounding of the products
+        self.points = torch.split(with_ones(x, power), tile_rows(y), dim=1)
         self.a_tiles = torch.split((_LIFT * a).to(x.dtype)[:, None], tile_rows(y), dim=2)
         widths = [y.shape[1]] * len(self.points)
-        self.tiles = _lay_out(self.points, widths, workspace, tiled)
+        self.tiles = lay_out(self.points, widths, workspace, tiled)
         self.tiled = tiled
         self.base = torch.full_like(b, math.inf)
-        self.norms_x = _half_norms(x, b.dtype, power)
+        self.norms_x = half_norms(x, b.dtype, power)
         self.shift = torch.zeros_like(a)
 
     def iterate(self, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,7 +93,7 @@ class CrossKernel:
         """Return 2^(g - base), after a new base where that is out of range."""
         if self.tiled or not float((g - self.base).abs().max()) <= self.limit:
             self.base = g
-            self.write = _writer(self.y, g + self.log_b, self.power)
+            self.write = writer(self.y, g + self.log_b, self.power)
             if not self.tiled:
                 for _ in self._filled():
                     pass
@@ -127,7 +110,7 @@ class CrossKernel:
             rows = slice(first, first := first + points.shape[1])
             self.write(points, tile)
             largest = tile.amax(dim=2)
-            _exponentiate(tile, largest)
+            exponentiate(tile, largest)
             self.shift[:, rows] = self.norms_x[:, rows] - largest.to(self.shift.dtype)
             yield tile
 
@@ -135,8 +118,8 @@ class CrossKernel:
 class SelfKernel:
     r"""The kernel :math:`2^{-c_{ij}}` of a cloud with itself, of which one half is kept.
 
-    The solution satisfies :math:`-\log_2(n)/2 \le f_i \le -\log_2(a_i)/2` (for equal weights), so
-    that products of this kernel with the vectors :math:`a_j 2^{f_j}` are safe as they are: it is
+    The solution satisfies :math:`-\log_2 \sum_j a_j^{1/2} \le f_i \le -\log_2(a_i)/2`, so that
+    products of this kernel with the vectors :math:`a_j 2^{f_j}` are safe as they are: it is
     written once. A tile begins at its own diagonal; the part before that is the transpose of
     earlier tiles.
     """
@@ -151,13 +134,13 @@ class SelfKernel:
         self.x, self.weights = x, a
         self.power = power
         size = tile_rows(x)
-        norms = _half_norms(x, x.dtype, power)
-        self.points = torch.split(_with_ones(x, power), size, dim=1)
+        norms = half_norms(x, x.dtype, power)
+        self.points = torch.split(with_ones(x, power), size, dim=1)
         self.norms = torch.split(norms, size, dim=1)
         widths = [x.shape[1] - first for first in range(0, x.shape[1], size)]
-        self.tiles = _lay_out(self.points, widths, workspace, tiled)
+        self.tiles = lay_out(self.points, widths, workspace, tiled)
         self.tiled = tiled
-        self.write = _writer(x, torch.zeros_like(a), power)
+        self.write = writer(x, torch.zeros_like(a), power)
         if not tiled:
             for _ in self._filled():
                 pass
@@ -188,95 +171,8 @@ class SelfKernel:
         """Write one tile after the other."""
         for tile, points, norms in zip(self.tiles, self.points, self.norms, strict=True):
             self.write(points, tile)
-            _exponentiate(tile, norms)
+            exponentiate(tile, norms)
             yield tile
-
-
-def soft_rows(
-    x: Tensor, y: Tensor, potential: Tensor, power: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the kernel 2^(potential - cost) in row tiles, each row divided by its largest entry.
-
-    With each tile comes the logarithm divided out. All tiles share their memory: use one before
-    asking for the next.
-    """
-    write = _writer(y, potential, power)
-    points = torch.split(_with_ones(x, power), tile_rows(y), dim=1)
-    norms = torch.split(_half_norms(x, potential.dtype, power), tile_rows(y), dim=1)
-    widths = [y.shape[1]] * len(points)
-    tiles = _lay_out(points, widths, Workspace(), tiled=True)
-    for tile, part, norm in zip(tiles, points, norms, strict=True):
-        write(part, tile)
-        largest = tile.amax(dim=2)
-        _exponentiate(tile, largest)
-        yield tile, largest.to(norm.dtype) - norm
-
-
-def soft_minimum(x: Tensor, y: Tensor, potential: Tensor, power: int) -> Tensor:
-    """Return the soft minimum over j of cost minus `potential`, at each x, in bits."""
-    parts = [
-        -torch.log2(tile.sum(dim=2).to(shift.dtype)) - shift
-        for tile, shift in soft_rows(x, y, potential, power)
-    ]
-    return torch.cat(parts, dim=1)
-
-
-def distances(x: Tensor, y: Tensor) -> Tensor:
-    """Return the Euclidean distances of two clouds, to the precision of near points.
-
-    In high dimension expanded squares are faster; float64 leaves them right to 1e-8.
-    """
-    if x.shape[-1] <= _DIRECT:
-        return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-    wide = torch.cdist(x.double(), y.double(), compute_mode="use_mm_for_euclid_dist")
-    return wide.to(x.dtype)
-
-
-def tile_rows(y: Tensor) -> int:
-    """Return the rows of a tile: cache-sized on the CPU, many more where a launch costs more."""
-    entries = _TILE_ENTRIES if y.device.type == "cpu" else 256 * _TILE_ENTRIES
-    return max(1, entries // (y.shape[0] * y.shape[1]))
-
-
-def _writer(y: Tensor, potential: Tensor, power: int) -> _Writer:
-    """Return the function that writes potential minus cost into a tile, for the last points of y.
-
-    The tile says how many of them. For p = 2 the norm of x is left out.
-    """
-    if power == 1:
-
-        def write(points: Tensor, tile: Tensor) -> None:
-            first = y.shape[1] - tile.shape[2]
-            torch.sub(row[..., first:], distances(points, y[:, first:]), out=tile)
-
-        row = potential.to(y.dtype)[:, None]
-        return write
-
-    def write_product(points: Tensor, tile: Tensor) -> None:
-        torch.bmm(points, columns[..., y.shape[1] - tile.shape[2] :], out=tile)
-
-    last = (potential - _half_norms(y, potential.dtype, power)).to(y.dtype)
-    columns = torch.cat([y.mT, last[:, None]], dim=1)
-    return write_product
-
-
-def _exponentiate(tile: Tensor, shift: Tensor) -> None:
-    """Replace the exponents in `tile` by powers of two, each row divided by 2^shift."""
-    tile.sub_(shift[..., None]).clamp_(min=_FLOOR[tile.dtype]).exp2_()
-
-
-def _lay_out(
-    points: tuple[Tensor, ...], widths: list[int], workspace: Workspace, tiled: bool
-) -> list[Tensor]:
-    """Return memory for the tiles: one after the other, or with `tiled` all in the same place."""
-    shapes = [(*part.shape[:2], width) for part, width in zip(points, widths, strict=True)]
-    sizes = [math.prod(shape) for shape in shapes]
-    memory = workspace.take(max(sizes) if tiled else sum(sizes), points[0])
-    tiles, first = [], 0
-    for shape, size in zip(shapes, sizes, strict=True):
-        tiles.append(memory[first : first + size].view(shape))
-        first += 0 if tiled else size
-    return tiles
 
 
 def _weighted(values: Tensor, weights: Tensor) -> Tensor:
@@ -288,16 +184,3 @@ def _weighted(values: Tensor, weights: Tensor) -> Tensor:
 def _normalised(sums: Tensor) -> Tensor:
     """Return the means from weighted sums, the last of which are those of the weights."""
     return (sums[:, :-1] / sums[:, -1:]).mT.contiguous()
-
-
-def _half_norms(x: Tensor, dtype: torch.dtype, power: int) -> Tensor:
-    """Return what the exponents leave out for each point, in `dtype`: |x|^2/2 for p = 2."""
-    if power == 1:
-        return torch.zeros(x.shape[:2], dtype=dtype, device=x.device)
-    x = x.to(dtype)
-    return (x * x).sum(dim=2) / 2
-
-
-def _with_ones(x: Tensor, power: int) -> Tensor:
-    """Append the coordinate that is one, which the product of p = 2 needs."""
-    return torch.cat([x, x.new_ones(*x.shape[:2], 1)], dim=2) if power == 2 else x

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from skwgf.transport._kernel import Workspace, soft_rows
 from skwgf.transport._problem import Settings, Solution, bit, in_bits, solve_cross, solve_self
 from skwgf.transport._scaling import Secants
-from skwgf.transport.cost import check_clouds, unit_weights
+from skwgf.transport._tiles import Workspace, soft_rows
+from skwgf.transport.cost import check_cloud, unit_weights
 
 
 class Measure(NamedTuple):
@@ -32,13 +32,13 @@ class Measure(NamedTuple):
                 f"got {tuple(values.shape)} for {tuple(points.shape)}."
             )
         if points.ndim != 3:
-            check_clouds(points, points)
+            check_cloud(points, name)
             points, values = points[None], values[None]
             weights = weights if weights is None else weights[None]
         elif 0 in points.shape:
             raise ValueError(f"{name} must not be empty, got shape {tuple(points.shape)}.")
         else:
-            check_clouds(points.flatten(0, 1), points.flatten(0, 1))
+            check_cloud(points.flatten(0, 1), name)
         if weights is None:
             unit = unit_weights(None, points[0], name).expand(points.shape[:2]).contiguous()
         else:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from skwgf._tensor import best_float
-from skwgf.transport._kernel import CrossKernel, SelfKernel, Workspace
+from skwgf.transport._kernel import CrossKernel, SelfKernel
 from skwgf.transport._scaling import Secants, State, cold_start, largest_cost, solve
+from skwgf.transport._tiles import Workspace
 
 # Largest cost, in bits of reg, whose rounding leaves the kernel right to about one percent; and
 # least cost that is not lost in the rounding of a kernel near one, where float32 can be left.
@@ -93,7 +94,11 @@ def solve_self(
 ) -> Solution:
     """Solve groups of clouds, of shape (k, n, d), each with itself."""
     x, _ = _resolved(x, x, reg, settings.p)
-    f = torch.zeros_like(a) if init is None else init / bit(reg)
+    if init is None:
+        f = torch.zeros_like(a)
+    else:  # no further off than the bounds of the solution, see SelfKernel
+        lowest = -torch.log2(a.sqrt().sum(1, keepdim=True))
+        f = torch.minimum(torch.maximum(init / bit(reg), lowest), -torch.log2(a) / 2)
     kernel = SelfKernel(
         *(x, a), power=settings.p, tiled=settings.tiled, workspace=workspace or Workspace()
     )

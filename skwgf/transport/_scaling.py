@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from skwgf.transport._kernel import CrossKernel, SelfKernel, Workspace
+from skwgf.transport._kernel import CrossKernel, SelfKernel
+from skwgf.transport._tiles import Workspace
 
 _WINDOW = 12  # iterates that the extrapolation combines
 _RIDGE = 1e-12  # relative ridge of its least-squares problem
@@ -101,7 +102,7 @@ def solve(
         step = length * last.residual + secants.correction(last.residual)
         state = _evaluated(kernel, last.g + step)
         secants.add(state.g - last.g, state.residual - last.residual)
-        astray = (state.error > 2 * best.error) & ~plain  # the extrapolation did harm
+        astray = ~(state.error <= 2 * best.error) & ~plain  # the extrapolation did harm
         best = _chosen(state.error < best.error, state, best)
         last = _chosen(astray, best, state)
         n_iter += 1

@@ -94,20 +94,23 @@ def check_power(p: float) -> None:
         raise ValueError(f"p must be a finite number of at least 1, got {p!r}.")
 
 
+def check_cloud(cloud: Tensor, name: str) -> None:
+    """Raise a ValueError unless `cloud` is a finite cloud in a precision of ours."""
+    if cloud.ndim != 2 or 0 in cloud.shape:
+        raise ValueError(
+            f"{name} must be a cloud of shape (n_points, n_features) with at least one point "
+            f"and one feature, got shape {tuple(cloud.shape)}."
+        )
+    if cloud.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name} must be float32 or float64, got {cloud.dtype}: convert it first.")
+    if not bool(torch.isfinite(cloud).all()):
+        raise ValueError(f"{name} holds NaN or infinity: drop or impute those points first.")
+
+
 def check_clouds(x: Tensor, y: Tensor) -> None:
     """Raise a ValueError unless `x` and `y` are finite clouds of one dimension and precision."""
-    for name, cloud in (("x", x), ("y", y)):
-        if cloud.ndim != 2 or 0 in cloud.shape:
-            raise ValueError(
-                f"{name} must be a cloud of shape (n_points, n_features) with at least one point "
-                f"and one feature, got shape {tuple(cloud.shape)}."
-            )
-        if cloud.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"{name} must be float32 or float64, got {cloud.dtype}: convert it first."
-            )
-        if not bool(torch.isfinite(cloud).all()):
-            raise ValueError(f"{name} holds NaN or infinity: drop or impute those points first.")
+    check_cloud(x, "x")
+    check_cloud(y, "y")
     if x.shape[1] != y.shape[1] or x.dtype != y.dtype or x.device != y.device:
         raise ValueError(
             "x and y must agree in number of features, precision and device, got "

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from skwgf._tensor import best_float
-from skwgf.transport._kernel import distances, soft_minimum, soft_rows
 from skwgf.transport._problem import bit, in_bits
+from skwgf.transport._tiles import distances, soft_minimum, soft_rows
 from skwgf.transport.cost import check_clouds, unit_weights
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 
-from skwgf.transport import _kernel
+from skwgf.transport import _tiles
 from skwgf.transport.cost import half_squared_distance
 from skwgf.transport.exact import exact_plan
 from skwgf.transport.sinkhorn import sinkhorn, sinkhorn_divergence, sinkhorn_self
@@ -105,7 +105,7 @@ def test_tiles_do_not_change_the_result(monkeypatch):
     # Catches a tile that is written to the wrong rows, or a last tile of another size.
     x, y, a = cloud(130), cloud(50, seed=1), weights(130)
     whole = sinkhorn(x, y, 0.1, weights_x=a, tol=1e-9)
-    monkeypatch.setattr(_kernel, "_TILE_ENTRIES", 50 * 17)
+    monkeypatch.setattr(_tiles, "_TILE_ENTRIES", 50 * 17)
     tiled = sinkhorn(x, y, 0.1, weights_x=a, tol=1e-9)
     torch.testing.assert_close(tiled.f - tiled.f[0], whole.f - whole.f[0], atol=1e-7, rtol=1e-7)
     torch.testing.assert_close(tiled.coupling(), whole.coupling(), atol=1e-9, rtol=1e-6)
@@ -248,6 +248,9 @@ def test_a_useless_start_does_no_harm(dtype):
     plan = sinkhorn(x, y, 0.1, init=(torch.zeros(60, dtype=dtype), bad))
     assert plan.converged
     assert plan.value == pytest.approx(sinkhorn(x, y, 0.1).value, rel=1e-4)
+    own = sinkhorn_self(y, 0.1, init=bad)
+    assert own.converged
+    assert own.value == pytest.approx(sinkhorn_self(y, 0.1).value, rel=1e-4)
 
 
 def test_float32_agrees_with_float64():
