@@ -7,6 +7,7 @@ from skwgf.transport.minibatch import MinibatchTransport, batch_map
 from skwgf.transport.network import NetworkTransport
 from skwgf.transport.semidiscrete import SemidiscreteTransport, cell_index, cell_probabilities
 from skwgf.transport.sinkhorn import sinkhorn, sinkhorn_divergence
+from skwgf.transport.sinkhorn_groups import sinkhorn_groups
 
 __all__ = [
     "MinibatchTransport",
@@ -23,5 +24,6 @@ __all__ = [
     "mean_cost",
     "sinkhorn",
     "sinkhorn_divergence",
+    "sinkhorn_groups",
     "transport_labels",
 ]
