@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from skwgf.estimators._generator import choose
-from skwgf.estimators._sinkhorn_problem import Group, Problem
+from skwgf.estimators._sinkhorn_problem import Group, Problem, resolved_reg
 from skwgf.flows import Velocity
 from skwgf.flows.sinkhorn import debiased_map
 
@@ -74,8 +75,11 @@ class Batches:
         def swap(halves: Tensor) -> Tensor:
             return torch.cat([halves[n_groups:], halves[:n_groups]]) if self.debias else halves
 
+        reg = resolved_reg(self._reg(), compared.flatten(0, 1), features.flatten(0, 1))
+        if not math.isfinite(reg):  # the loop goes back to the last good state
+            return Velocity(torch.full_like(x, math.nan), math.nan)
         settings: dict[str, Any] = {
-            "reg": self._reg(),
+            "reg": reg,
             "velocity": problem.velocity,
             "tol": _TOL,
             "max_iter": _MAX_ITER,

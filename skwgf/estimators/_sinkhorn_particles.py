@@ -12,7 +12,7 @@ from torch import Tensor
 from skwgf._tensor import derive_seed, make_generator
 from skwgf.estimators._coordinates import normal_points
 from skwgf.estimators._generator import POTENTIAL
-from skwgf.estimators._sinkhorn_problem import Group, Problem
+from skwgf.estimators._sinkhorn_problem import Group, Problem, resolved_reg
 from skwgf.flows import ParticleCarrier, Velocity, VelocityField, projected_euler, run_flow
 from skwgf.flows.sinkhorn import SinkhornVelocity
 
@@ -192,9 +192,13 @@ def particle_velocity(
     if problem.guidance > 0:
         fields.append((-problem.guidance, toward(problem.all_rows(_MOST_PARTICLES), None)))
 
+    current, rows = problem.reg_start, features(group.y)
+
     def velocity(x: Tensor, side: Tensor | None = None) -> Velocity:
         side = None if side is None else side / root
         particles, tracers = x[:n_particles], x[n_particles:]
+        for _, field in fields:
+            field.reg = resolved_reg(current, features(particles), rows)
         found = [(weight, field(particles, side), field) for weight, field in fields]
         moves = [weight * v.direction for weight, v, _ in found]
         if len(tracers):
@@ -203,7 +207,7 @@ def particle_velocity(
         return Velocity(torch.stack(moves).sum(0), found[0][1].energy)
 
     def set_reg(reg: float) -> None:
-        for _, field in fields:
-            field.reg = reg
+        nonlocal current
+        current = reg
 
     return velocity, set_reg

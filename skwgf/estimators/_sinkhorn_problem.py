@@ -25,6 +25,8 @@ _NEIGHBOR_COSTS, _LEAST_REG, _MOST_REG = 2.0, 0.005, 0.2
 _NEIGHBOR_ROWS = 2000
 # Where the regularisation starts from: no structure of the rows is seen yet.
 FIRST_REG = 0.2
+# Least share of the mean cost between points and rows that a plan is solved for.
+_ASTRAY = 1e-6
 # Regularisation of the plans that carry labels, relative to the mean cost.
 _LABEL_REG = 0.1
 
@@ -164,6 +166,14 @@ def make_group(y: Tensor, source: Tensor | None, code: Tensor, features: Feature
     """Return a group without class term."""
     compared = features(y)
     return Group(y=y, source=source, code=code, unit=mean_cost(compared, compared) or 1.0)
+
+
+def resolved_reg(reg: float, x: Tensor, y: Tensor) -> float:
+    """Return a regularisation that can be worked with where `x` has gone astray.
+
+    Where all is well it is `reg`; it is not finite when the distance to `y` is not.
+    """
+    return max(_ASTRAY * mean_cost(x, y), reg)
 
 
 def finest_reg(features: Tensor) -> float:
