@@ -24,7 +24,7 @@ _TOL, _MAX_ITER = 1e-2, 30
 class Batches:
     """Batches of the moving law, and their velocity towards batches of the rows.
 
-    The inputs of an iteration are two halves, in each as many points of every group. A half is the
+    The inputs of an iteration are two halves of `batch_size` points, as many of every group. A half is the
     second, independent batch in the self term of the other one; without `debias` the self term is
     taken on the half itself.
     """
@@ -41,7 +41,7 @@ class Batches:
         self.problem = problem
         self.debias = debias
         self.generator = generator
-        self.size = max(batch_size // (2 * len(problem.groups)), _LEAST_BATCH)
+        self.size = max(batch_size // len(problem.groups), _LEAST_BATCH)
         self.n_annealing = n_annealing
         self.n_calls = 0
         self.targets = [

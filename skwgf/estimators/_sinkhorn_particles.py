@@ -23,7 +23,7 @@ _COOLING, _LAST_STEPS, _LEAST_STEPS = 1.6, 2, 6
 # particle weighs much in its own surroundings; of many classes, each may have fewer, and so may a
 # fit that uses few pairs for each of them.
 _PARTICLES, _CLASS_PARTICLES, _MOST_PARTICLES, _MOST_FLOWS = 4000, 1000, 5000, 8
-_PAIRS_PER_PARTICLE = 64
+_PAIRS_PER_PARTICLE, _PAIRS_PER_TRACER = 64, 4
 # Tracers carried along in all: so many, or as many numbers.
 _TRACERS, _TRACER_NUMBERS = 40_000, 2**22
 # When the plans of a step are good enough: the next step corrects what is left.
@@ -54,7 +54,8 @@ def end_points(
     generator = make_generator(derive_seed(problem.seed, POTENTIAL))
     d = len(problem.low)
     n_groups = len(problem.groups)
-    n_tracers = math.ceil(min(_TRACERS, max(_TRACER_NUMBERS // d, 1), n_pairs) / n_groups)
+    n_tracers = min(_TRACERS, max(_TRACER_NUMBERS // d, 1), n_pairs // _PAIRS_PER_TRACER)
+    n_tracers = max(math.ceil(n_tracers / n_groups), 1)
     n_particles = min(
         max(_PARTICLES // n_groups, _CLASS_PARTICLES), n_pairs // (_PAIRS_PER_PARTICLE * n_groups)
     )

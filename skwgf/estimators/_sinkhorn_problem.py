@@ -23,8 +23,9 @@ from skwgf.transport import class_sides, mean_cost
 # field follows single rows, and what lies between them is carried too far out.
 _NEIGHBOR_COSTS, _LEAST_REG, _MOST_REG = 2.0, 0.005, 0.2
 _NEIGHBOR_ROWS = 2000
-# Where the regularisation starts from: no structure of the rows is seen yet.
-FIRST_REG = 0.2
+# Where the regularisation starts from: no structure of the rows is seen yet. And where it ends at
+# least with a source: a finer map follows the noise of its rows.
+FIRST_REG, SOURCE_REG = 0.2, 0.05
 # Least share of the mean cost between points and rows that a plan is solved for.
 _ASTRAY = 1e-6
 # Regularisation of the plans that carry labels, relative to the mean cost.

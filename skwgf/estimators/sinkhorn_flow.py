@@ -42,7 +42,13 @@ from skwgf.estimators._inputs import (
 )
 from skwgf.estimators._sinkhorn_batches import Batches
 from skwgf.estimators._sinkhorn_particles import end_points
-from skwgf.estimators._sinkhorn_problem import FIRST_REG, Problem, finest_reg, make_groups
+from skwgf.estimators._sinkhorn_problem import (
+    FIRST_REG,
+    SOURCE_REG,
+    Problem,
+    finest_reg,
+    make_groups,
+)
 from skwgf.estimators._validation import held_out_divergence, split_rows
 from skwgf.flows import pair_update, persistent_update
 from skwgf.flows.carriers import Stateful
@@ -93,7 +99,7 @@ class SinkhornFlowGenerator(GeneratorMixin, BaseFlow):
     reg : float or None, default=None
         Regularisation :math:`\epsilon` at the end of the flow, relative to the mean cost within
         the rows of X (of each class, with `conditional`). None is twice the mean cost between
-        nearest neighbours, but no less than 0.005 and no more than 0.2.
+        nearest neighbours, but no less than 0.005 (0.05 with a source) and no more than 0.2.
 
     reg_start : float or None, default=None
         Regularisation at the start of the flow, from which it falls to `reg`. None is 0.2 from
@@ -131,7 +137,7 @@ class SinkhornFlowGenerator(GeneratorMixin, BaseFlow):
         Activation of the network.
 
     batch_size : int, default=512
-        Number of pairs of an optimiser step.
+        Number of pairs of an optimiser step; in the loop, of each of its two batches.
 
     learning_rate : float, default=0.01
         Largest learning rate of Adam; it rises over 2% of the iterations and falls along half a
@@ -617,6 +623,7 @@ class SinkhornFlowGenerator(GeneratorMixin, BaseFlow):
         reg = self.reg
         if reg is None:
             reg = sum(finest_reg(features(group.y)) for group in groups) / len(groups)
+            reg = reg if X_source is None else max(reg, SOURCE_REG)
         start = self.reg_start
         if start is None:
             start = FIRST_REG if X_source is None else reg

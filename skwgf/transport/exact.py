@@ -14,9 +14,9 @@ from skwgf.transport.sinkhorn import sinkhorn, sinkhorn_self
 
 # Below this number of pairs the network simplex is as fast on all of them.
 _FEW_PAIRS = 2**18
-# The entropic plan whose potential says which pairs matter: regularisation relative to the mean
-# cost, marginal error, and the number of sweeps it is worth.
-_REG, _MARGINAL, _SWEEPS = 0.005, 0.01, 25
+# The entropic plans, from coarse to fine, whose potential says which pairs matter: regularisation
+# relative to the mean cost and the number of sweeps it is worth; and the marginal error.
+_STAGES, _MARGINAL = ((0.05, 10), (0.01, 15)), 0.01
 
 
 @dataclass(frozen=True)
@@ -290,18 +290,20 @@ def _starting_potential(
         return None
     if p != 2.0:
         return g
-    x, y = x.float(), y.float()
-    own = sinkhorn_self(y, _REG * mean, weights=b, tol=_MARGINAL, max_iter=_SWEEPS).g
-    init = None if g is None else (own, own + g)
-    plan = sinkhorn(
-        *(x, y, _REG * mean),
-        weights_x=a,
-        weights_y=b,
-        init=init,
-        tol=_MARGINAL,
-        max_iter=_SWEEPS,
-    )
-    return (plan.g - own).to(a.dtype)
+    x, y, (reg, sweeps) = x.float(), y.float(), _STAGES[-1]
+    own = sinkhorn_self(y, reg * mean, weights=b, tol=_MARGINAL, max_iter=sweeps).g
+    init = x.new_zeros(len(x)), y.new_zeros(len(y)) if g is None else own + g
+    for reg, sweeps in _STAGES if g is None else _STAGES[-1:]:
+        plan = sinkhorn(
+            *(x, y, reg * mean),
+            weights_x=a,
+            weights_y=b,
+            init=init,
+            tol=_MARGINAL,
+            max_iter=sweeps,
+        )
+        init = plan.f, plan.g
+    return (init[1] - own).to(a.dtype)
 
 
 def _given_potential(init: tuple[Tensor, Tensor], y: Tensor, unit: float) -> Tensor:
