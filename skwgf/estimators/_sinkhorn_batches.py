@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from skwgf.estimators._generator import choose
+from skwgf.estimators._sinkhorn_particles import affine_map
 from skwgf.estimators._sinkhorn_problem import Group, Problem, resolved_reg
 from skwgf.flows import Velocity
+from skwgf.flows.regression import Update
 from skwgf.flows.sinkhorn import debiased_map
+from skwgf.nn import Regressor
 
 # Batches smaller than that say nothing about a law.
 _LEAST_BATCH = 16
@@ -21,12 +25,43 @@ _ALL_ROWS = 5000
 _TOL, _MAX_ITER = 1e-2, 30
 
 
+def affine_pairs(
+    problem: Problem, generator: torch.Generator
+) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """Return a function that draws inputs of the network with their affine images.
+
+    A network that starts near a constant would stay there long: all points of a law on one spot
+    are sent to the same place.
+    """
+    maps = [affine_map(group.y) for group in problem.groups]
+
+    def draw(n: int) -> tuple[Tensor, Tensor]:
+        size = math.ceil(n / len(maps))
+        drawn = [group.draw(size, generator)[0] for group in problem.groups]
+        d = len(problem.low)
+        images = [image(inputs[:, :d]) for image, inputs in zip(maps, drawn, strict=True)]
+        return torch.cat(drawn), torch.cat(images)
+
+    return draw
+
+
+def preceded(first: Update, then: Update, *, share: float) -> Update:
+    """Return the update that is `first` for a share of the iterations and `then` afterwards."""
+
+    def update(regressor: Regressor, progress: float) -> dict[str, float]:
+        if progress >= share:
+            return then(regressor, progress)
+        return {**first(regressor, progress), "lag": 1.0, "n_inner": 0.0}
+
+    return update
+
+
 class Batches:
     """Batches of the moving law, and their velocity towards batches of the rows.
 
-    The inputs of an iteration are two halves of `batch_size` points, as many of every group. A half is the
-    second, independent batch in the self term of the other one; without `debias` the self term is
-    taken on the half itself.
+    The inputs of an iteration are two halves of `batch_size` points, as many of every group. A half
+    is the second, independent batch in the self term of the other one; without `debias` the self
+    term is taken on the half itself.
     """
 
     def __init__(

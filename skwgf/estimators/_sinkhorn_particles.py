@@ -134,7 +134,7 @@ def run_group(
             normal_points(n, d, int(torch.randint(2**31, (1,), generator=generator))).to(group.y)
             for n in (n_particles, n_tracers)
         )
-        start = affine_start(torch.cat([latents, z]), group.y)
+        start = affine_map(group.y)(torch.cat([latents, z]))
     else:
         z, start, n_particles = group.source, group.source, len(group.source)
     regs = schedule(problem)
@@ -155,14 +155,21 @@ def run_group(
     return z, carrier.particles[-len(z) :], result.history
 
 
-def affine_start(z: Tensor, y: Tensor) -> Tensor:
-    """Return m + S z, with m the mean and S the symmetric root of the covariance of the rows."""
+def affine_map(y: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return z -> m + S z, with m the mean and S the symmetric root of the covariance of the rows.
+
+    It is the optimal map from N(0, I) to the Gaussian with these moments.
+    """
     center = y.mean(0)
     _, singular, axes = torch.linalg.svd((y - center).double(), full_matrices=False)
-    axes = axes.to(z)
-    scale = (singular / math.sqrt(max(len(y) - 1, 1))).to(z)
-    start: Tensor = center + ((z @ axes.T) * scale) @ axes
-    return start
+    axes = axes.to(y)
+    scale = (singular / math.sqrt(max(len(y) - 1, 1))).to(y)
+
+    def image(z: Tensor) -> Tensor:
+        start: Tensor = center + ((z @ axes.T) * scale) @ axes
+        return start
+
+    return image
 
 
 def particle_velocity(

@@ -40,7 +40,7 @@ from skwgf.estimators._inputs import (
     encode_labels,
     unconditional_labels,
 )
-from skwgf.estimators._sinkhorn_batches import Batches
+from skwgf.estimators._sinkhorn_batches import Batches, affine_pairs, preceded
 from skwgf.estimators._sinkhorn_particles import end_points
 from skwgf.estimators._sinkhorn_problem import (
     FIRST_REG,
@@ -57,6 +57,8 @@ from skwgf.flows.sinkhorn import Kind
 
 # Optimiser steps of an iteration when the flow is run to its end first.
 _INNER_STEPS = 10
+# Share of the iterations in which the loop's network is brought to the affine map it starts from.
+_AFFINE_SHARE = 0.05
 
 
 class SinkhornFlowGenerator(GeneratorMixin, BaseFlow):
@@ -89,7 +91,8 @@ class SinkhornFlowGenerator(GeneratorMixin, BaseFlow):
     persistence : int, "auto" or "full", default="full"
         "full" runs the flow on particles to its end and regresses on it. A number is the loop of
         the paper, which follows the flow of the network's own law: that many optimiser steps on
-        the same pairs before the field is estimated again on fresh batches. "auto" stops
+        the same pairs before the field is estimated again on fresh batches, from an affine map
+        that has the mean and covariance of the rows. "auto" stops
         when the network lags behind by less than a quarter of the step, after 50 at the latest.
 
     debias : bool, default=True
@@ -669,6 +672,10 @@ class SinkhornFlowGenerator(GeneratorMixin, BaseFlow):
             persistence=self.persistence,
             batch_size=self.batch_size,
         )
+        if problem.groups[0].source is None and not self._goes_on():
+            pairs = affine_pairs(problem, generator)
+            first = pair_update(pairs, batch_size=self.batch_size, n_inner=_INNER_STEPS)
+            update = preceded(first, update, share=_AFFINE_SHARE)
         return update, (batches,), {}
 
     def _codes(self, y: Any, n: int, *, rows: str) -> NDArray[np.int64] | None:
