@@ -22,7 +22,7 @@ SPHINX_ARGS ?= -W --keep-going
 VENV := .venv
 BENCH_VENV := .venv-bench
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
-BENCHMARKS ?= benchmarks/ring.py benchmarks/digits_adaptation.py
+BENCHMARKS ?= benchmarks/ring.py benchmarks/digits_adaptation.py benchmarks/sinkhorn_engine.py
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

@@ -30,12 +30,14 @@ class Options:
     tune: bool = False
 
 
-def parse_options(description: str, *, tunes: bool = False) -> Options:
-    """Read the command line; `tunes` adds the flag --tune."""
+def parse_options(
+    description: str, *, tunes: bool = False, seeds: tuple[int, ...] = (0, 1, 2)
+) -> Options:
+    """Read the command line; `tunes` adds the flag --tune, `seeds` are the default ones."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--data", type=Path, help="folder of data files, see benchmarks/README.md")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -74,6 +76,34 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in lines)
 
 
+@dataclass(frozen=True)
+class Column:
+    """A figure in a table: heading, digits, and the perfect value (None: not a quality)."""
+
+    heading: str
+    digits: int
+    perfect: float | None = None
+
+
+def comparison(raw: pd.DataFrame, columns: dict[str, Column], *, apart: tuple[str, ...]) -> str:
+    """Return a table with a row a method as Markdown.
+
+    The least mean distance to the perfect value is bold; distances are averaged, not values, since
+    errors to both sides must not cancel. Methods `apart`, such as the data, do not take part.
+    """
+    groups = dict(list(raw.groupby("method", sort=False)))
+    cells = pd.DataFrame({"method": list(groups)})
+    for name, column in columns.items():
+        texts = {m: mean_and_range(group[name], column.digits) for m, group in groups.items()}
+        if column.perfect is not None:
+            gaps = {m: (group[name] - column.perfect).abs().mean() for m, group in groups.items()}
+            known = pd.Series(gaps).drop(list(apart), errors="ignore").dropna()
+            for best in known[known == known.min()].index:
+                texts[best] = f"**{texts[best]}**"
+        cells[column.heading] = list(texts.values())
+    return markdown(cells)
+
+
 def conditions(options: Options) -> str:
     """Return the sentences that say how often each fit was made, and on what."""
     kind = "**A run with --quick: it shows that the script runs; its figures mean nothing.** "
@@ -109,3 +139,12 @@ def write_results(out: Path, name: str, raw: pd.DataFrame, text: str) -> None:
     raw.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
     (out / f"{name}.md").write_text(text + "\n", encoding="utf-8")
     print(f"wrote {name}.md and {name}.csv")
+
+
+def save_picture(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure beside the tables, and forget it."""
+    import matplotlib.pyplot as plt
+
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    print(f"wrote {path.name}")

@@ -14,51 +14,37 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from _common import (
-    NOT_INSTALLED,
     Options,
     conditions,
     markdown,
-    mean_and_range,
     parse_options,
     timed,
     write_results,
+)
+from _modes import (
+    COLUMNS,
+    COST,
+    N_FLOOR,
+    N_SHAPE,
+    N_TRAIN,
+    REFERENCE_SEED,
+    RING,
+    TRUTH,
+    VALIDATION_SEED,
+    distance_floor,
+    figures,
+    table,
+    truth,
 )
 from _peers import Sampler, has_torchcfm, ot_cfm, wgan_gp
 from sklearn.exceptions import ConvergenceWarning
 
 from skwgf import W2FlowGenerator
-from skwgf.datasets import make_ring, ring_of_gaussians
-from skwgf.metrics import mode_coverage, two_sample_accuracy, wasserstein_distance
+from skwgf.metrics import wasserstein_distance
 
-RING = ring_of_gaussians(8, radius=2.0, scale=0.1)
-N_TRAIN, N_DISTANCE, N_SHAPE, N_TIMED, N_FLOOR = 4000, 2048, 20_000, 10_000, 10
+N_DISTANCE = 2048
 BUDGET = 20  # seconds of one core that the numbers of steps below are meant for
 LEARNING_RATES = (1e-3, 3e-3, 1e-2, 3e-2)
-# Seeds of everything that is not the fit: no two draws share one.
-REFERENCE_SEED, FLOOR_SEED, FRESH_SEED, DRAW_SEED, VALIDATION_SEED = (
-    10_000,
-    20_000,
-    30_000,
-    40_000,
-    50_000,
-)
-
-# Columns of the tables: heading, digits, and the value that would be perfect (None: not a quality).
-COLUMNS = {
-    "fit_seconds": ("fit, s", 1, None),
-    "fit_processor_seconds": ("fit, processor s", 1, None),
-    "sample_processor_seconds": (f"{N_TIMED} samples, processor s", 3, None),
-    "passes": ("network passes a sample", 0, None),
-    "w1": ("W1", 3, 0.0),
-    "w2": ("W2", 3, 0.0),
-    "mass_tv": ("mode-mass TV", 3, 0.0),
-    "off_mode": ("off-mode share", 4, 0.0),
-    "eigenvalue_min": ("least eigenvalue ratio", 2, 1.0),
-    "eigenvalue_max": ("greatest eigenvalue ratio", 2, 1.0),
-    "trace_median": ("median trace ratio", 2, 1.0),
-    "two_sample": ("two-sample 1-NN", 3, 0.5),
-}
-TRUTH = "draws of the law itself"
 
 Fit = Callable[..., Sampler]
 
@@ -103,39 +89,11 @@ METHODS = (
 )
 
 
-def ring(n: int, seed: int, *, stratified: bool = False) -> np.ndarray:
-    """Return rows of the ring."""
-    return make_ring(n, stratified=stratified, random_state=seed)[0]
-
-
-def figures(sampler: Sampler, X: np.ndarray, reference: np.ndarray, seed: int) -> dict[str, float]:
-    """Return the figures of a fitted sampler; X are the rows that it was fitted to."""
-    _, _, seconds = timed(sampler.draw, N_TIMED, DRAW_SEED)
-    Z = sampler.draw(N_SHAPE, DRAW_SEED + seed)
-    scale = float(np.sqrt(RING.covariances[0, 0, 0]))
-    found, trained = (mode_coverage(rows, RING.centers, scale) for rows in (Z, X))
-    gap = np.abs(found.mass - trained.mass).sum() + abs(found.off_mode - trained.off_mode)
-    ratios = found.eigenvalue_ratios[np.isfinite(found.eigenvalue_ratios)]
-    few = Z[:N_DISTANCE]
-    return {
-        "sample_processor_seconds": seconds,
-        "passes": sampler.passes,
-        "w1": wasserstein_distance(few, reference, p=1),
-        "w2": wasserstein_distance(few, reference, p=2),
-        "mass_tv": 0.5 * gap,
-        "off_mode": found.off_mode,
-        "eigenvalue_min": ratios.min(initial=np.inf),
-        "eigenvalue_max": ratios.max(initial=-np.inf),
-        "trace_median": np.median(found.trace_ratios),
-        "two_sample": two_sample_accuracy(Z[:N_TRAIN], ring(N_TRAIN, FRESH_SEED + seed)),
-    }
-
-
 def compare(options: Options, methods: tuple[Method, ...], reference: np.ndarray) -> pd.DataFrame:
     """Return a row of figures for each method and seed; rows of missing peers are empty."""
     rows = []
     for seed in options.seeds:
-        X = ring(N_TRAIN, seed)
+        X = RING.rows(N_TRAIN, seed)
         for method in methods:
             row = {"method": method.name, "seed": seed}
             if method.fit is not ot_cfm or has_torchcfm():
@@ -147,36 +105,17 @@ def compare(options: Options, methods: tuple[Method, ...], reference: np.ndarray
                     seed=seed,
                 )
                 row |= {"fit_seconds": wall, "fit_processor_seconds": processor}
-                row |= figures(sampler, X, reference, seed)
+                row |= figures(sampler, X, reference, seed, RING)
             rows.append(row)
             print(*(f"{k}={v:.4g}" if isinstance(v, float) else v for k, v in row.items()))
-        truth = Sampler(lambda n, s: ring(n, FLOOR_SEED + 1000 + s), passes=0)
-        rows.append({"method": TRUTH, "seed": seed, **figures(truth, X, reference, seed)})
+        found = figures(truth(RING), X, reference, seed, RING)
+        rows.append({"method": TRUTH, "seed": seed, **found})
     return pd.DataFrame(rows)
-
-
-def table(raw: pd.DataFrame, columns: tuple[str, ...]) -> str:
-    """Return some columns as Markdown; the least mean distance to the perfect value is bold."""
-    methods = list(dict.fromkeys(raw["method"]))
-    cells = pd.DataFrame({"method": methods})
-    absent = [m for m in methods if raw.loc[raw["method"] == m, "passes"].isna().all()]
-    for column in columns:
-        heading, digits, perfect = COLUMNS[column]
-        groups = {method: raw.loc[raw["method"] == method, column] for method in methods}
-        texts = [mean_and_range(groups[method], digits) for method in methods]
-        if perfect is not None:
-            # Distances are averaged, not values: errors to both sides must not cancel.
-            gaps = {m: (groups[m] - perfect).abs().mean() for m in methods if m != TRUTH}
-            best = pd.Series(gaps).idxmin()
-            texts = [f"**{t}**" if m == best else t for m, t in zip(methods, texts, strict=True)]
-        texts = [NOT_INSTALLED if m in absent else t for m, t in zip(methods, texts, strict=True)]
-        cells[heading] = texts
-    return markdown(cells)
 
 
 def tune(options: Options, methods: tuple[Method, ...]) -> None:
     """Write W1 to a validation sample for every learning rate, on the first seed."""
-    X, held_out = ring(N_TRAIN, options.seeds[0]), ring(N_DISTANCE, VALIDATION_SEED)
+    X, held_out = RING.rows(N_TRAIN, options.seeds[0]), RING.rows(N_DISTANCE, VALIDATION_SEED)
     rows = []
     for method in methods:
         if not method.tuned or (method.fit is ot_cfm and not has_torchcfm()):
@@ -203,15 +142,8 @@ def tuning_report(raw: pd.DataFrame, seed: int) -> str:
 
 def report(raw: pd.DataFrame, floor: pd.DataFrame, options: Options) -> str:
     """Return the page of results."""
-    cost = (
-        "fit_seconds",
-        "fit_processor_seconds",
-        "sample_processor_seconds",
-        "passes",
-        "w1",
-        "w2",
-    )
-    shape = tuple(name for name in COLUMNS if name not in cost)
+    cost = [name for name in COST if name in raw]
+    shape = [name for name in COLUMNS if name in raw and name not in COST]
     missing = "" if has_torchcfm() else "\n\ntorchcfm is not installed: `make bench` installs it."
     steps = "; ".join(f"{m.name}: {m.steps} at {m.learning_rate:g}" for m in METHODS)
     return f"""# Ring of 8 from N(0, I)
@@ -258,11 +190,8 @@ def main() -> None:
     if options.tune:
         tune(options, methods)
         return
-    reference = ring(N_DISTANCE, REFERENCE_SEED, stratified=True)
-    draws = [ring(N_DISTANCE, FLOOR_SEED + i) for i in range(2 if options.quick else N_FLOOR)]
-    floor = pd.DataFrame(
-        {f"w{p}": [wasserstein_distance(Z, reference, p=p) for Z in draws] for p in (1, 2)}
-    )
+    reference = RING.rows(N_DISTANCE, REFERENCE_SEED, stratified=True)
+    floor = distance_floor(RING, reference, 2 if options.quick else N_FLOOR)
     raw = compare(options, methods, reference)
     kept = pd.concat([raw, floor.assign(method="floor, independent samples")])
     write_results(options.out, "ring", kept, report(raw, floor, options))

@@ -43,8 +43,8 @@ for ax, image in zip(axes.flat, images, strict=True):
     ax.set_axis_off()
 
 # %%
-# Pixels run from 0 to 16 in the data, and many are exactly 0: columns whose values pile up at a limit
-# keep to it. The others (pixels in the middle of the strokes) may go a little beyond.
+# Pixels run from 0 to 16 in the data, and many are exactly 0: columns whose values pile up at a
+# limit keep to it. The others (pixels in the middle of the strokes) may go a little beyond.
 
 print("range of the draws:", images.min(), images.max())
 
@@ -52,9 +52,9 @@ print("range of the draws:", images.min(), images.max())
 # Good enough to learn from?
 # --------------------------
 # A classifier that has seen generated digits only is tried on real ones. A second one is asked to
-# tell generated digits from held-out ones: .5 means that it cannot. And generated digits must not be
-# copies: the ratio compares how close they are to the training rows with how close held-out rows
-# are.
+# tell generated digits from held-out ones: .5 means that it cannot. And generated digits must not
+# be copies: the ratio compares how close they are to the training rows with how close held-out
+# rows are.
 
 drawn_labels = np.tile(y_train, 3)
 drawn = generator.sample(len(drawn_labels), y=drawn_labels, random_state=1)

@@ -75,7 +75,8 @@ print(drawn.head())
 # ---------------------
 # Shares of the categories, means and spreads column by column, and the correlations.
 
-print(pd.DataFrame({"data": table["sex"].value_counts(True), "drawn": drawn["sex"].value_counts(True)}))
+shares = [frame["sex"].value_counts(normalize=True) for frame in (table, drawn)]
+print(pd.concat(shares, axis=1, keys=["data", "drawn"]))
 numbers = [name for name in table if name != "sex"]
 print(
     pd.DataFrame(

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import pytest
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skwgf
-from skwgf import W2FlowGenerator
+from skwgf import SinkhornFlowGenerator, W2FlowGenerator
 
 ESTIMATORS = [
     W2FlowGenerator(max_iter=5),
     W2FlowGenerator("minibatch", max_iter=5),
     W2FlowGenerator("network", max_iter=5),
     W2FlowGenerator(persistence=2, max_iter=5),
+    SinkhornFlowGenerator(max_iter=5),
+    SinkhornFlowGenerator(persistence=2, max_iter=5),
+    SinkhornFlowGenerator("kl", standardize=False, batch_size=64, max_iter=2),
+    SinkhornFlowGenerator("mmd", feature_map=StandardScaler(), batch_size=64, max_iter=2),
 ]
 
 

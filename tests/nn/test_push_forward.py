@@ -126,3 +126,76 @@ def test_bad_coordinates_are_named(changes, message):
     given = {"in_shift": zero, "in_scale": one, "out_shift": zero, "out_scale": one}
     with pytest.raises(ValueError, match=message):
         PushForward(nn.Identity(), **(given | changes))
+
+
+def limited(*, low=None, high=None, scale=1.0):
+    """Return the map z -> 1 + scale * z within limits, in float64."""
+    zero, one = torch.zeros(3).double(), torch.ones(3).double()
+    coordinates = {"in_shift": zero, "in_scale": one, "out_shift": one, "out_scale": scale * one}
+    low = None if low is None else torch.tensor(low, dtype=torch.float64)
+    high = None if high is None else torch.tensor(high, dtype=torch.float64)
+    return PushForward(nn.Identity(), **coordinates, low=low, high=high)
+
+
+INF = torch.inf
+
+
+def test_images_beyond_a_limit_are_moved_to_it_exactly():
+    # Zeros have to be zeros, for tables of counts and for pixels. .1 and .3 are not what rounding
+    # of a sum gives.
+    z = draw_rows(2000).double()
+    plain, low, high = limited()(z), [0.1, -INF, 0.3], [INF, 0.3, 0.3]
+    images = limited(low=low, high=high)(z)
+    assert torch.equal(images[:, 0], plain[:, 0].clamp_min(0.1))
+    assert torch.equal(images[:, 1], plain[:, 1].clamp_max(0.3))
+    assert torch.equal(images[:, 2], torch.full((2000,), 0.3, dtype=torch.float64))
+    assert 900 < int((images[:, 0] == 0.1).sum()) < 1100
+
+
+def test_without_limits_images_are_as_they_were():
+    z = draw_rows(50).double()
+    assert torch.equal(limited(low=3 * [-INF], high=3 * [INF])(z), limited()(z))
+    assert torch.equal(limited().low, torch.full((3,), -INF).double())
+    assert torch.equal(limited().high, torch.full((3,), INF).double())
+
+
+def test_gradient_passes_beyond_the_limits():
+    # Bug caught: a plain clamp has no gradient there, and a network that starts beyond a limit
+    # never comes back.
+    z = draw_rows(50).double().requires_grad_()
+    limited(low=3 * [0.0], high=3 * [0.5], scale=7.0)(z).sum().backward()
+    assert torch.equal(z.grad, torch.full((50, 3), 7.0).double())
+
+
+def test_limits_hold_for_residual_maps_and_in_blocks():
+    module = make_push_forward(residual=True, zero_last=True)
+    limits = {"low": torch.full((3,), -50.0), "high": torch.tensor([0.0, INF, INF])}
+    coordinates = {name: getattr(module, name) for name in ("in_shift", "in_scale", "out_shift")}
+    bounded = PushForward(
+        module.core, **coordinates, out_scale=module.out_scale, residual=True, **limits
+    )
+    z = draw_rows(500)
+    expected = torch.clamp(z, limits["low"].double(), limits["high"].double())
+    assert torch.equal(bounded(z), expected)
+    assert torch.equal(evaluate(bounded, z, batch_size=77), expected)
+
+
+def test_limits_travel_with_the_module():
+    source, copy = limited(low=3 * [0.25]), limited()
+    copy.load_state_dict(source.state_dict())
+    z = draw_rows(50).double()
+    assert torch.equal(copy(z), source(z))
+    assert source.float().low.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [
+        ([0.0, 0.0], None),
+        (None, [[0.0, 0.0, 0.0]]),
+        ([0.0, 2.0, 0.0], [1.0, 1.0, 1.0]),
+    ],
+)
+def test_bad_limits_are_named(low, high):
+    with pytest.raises(ValueError, match="low and high must hold a limit for each of the 3"):
+        limited(low=low, high=high)
