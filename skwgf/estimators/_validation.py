@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
-from skwgf._tensor import make_generator, to_numpy, to_tensor
+from skwgf._tensor import best_float, make_generator, to_numpy, to_tensor
 from skwgf.nn import Regressor, evaluate
 from skwgf.transport import mean_cost, sinkhorn_divergence
 
@@ -39,6 +39,7 @@ def divergence(rows: Tensor, draws: Tensor) -> float:
     """Return the debiased Sinkhorn divergence that `score` and validation share, or infinity."""
     if not bool(torch.isfinite(draws).all()):
         return math.inf
+    rows, draws = (points.to(best_float(points.device)) for points in (rows, draws))
     unit = max(mean_cost(rows, rows), _ASTRAY * mean_cost(rows, draws))
     if unit == 0:
         return 0.0

@@ -100,9 +100,9 @@ class TestGaussianTarget:
 VELOCITIES = [
     pytest.param({}, 0.5, id="sinkhorn"),
     pytest.param({"velocity": "kl"}, 0.5, id="kl"),
-    pytest.param({"step_size": 0.5}, 0.5, id="half steps"),
+    pytest.param({"step_size": 0.5}, 0.5, id="half steps", marks=LATER),
     pytest.param(LOOP, 0.5, id="loop"),
-    pytest.param({**LOOP, "velocity": "kl"}, 0.5, id="kl loop"),
+    pytest.param({**LOOP, "velocity": "kl"}, 0.5, id="kl loop", marks=LATER),
     pytest.param({**LOOP, "debias": False}, 0.5, id="loop, not debiased", marks=LATER),
     pytest.param({"persistence": "auto"}, 0.5, id="auto", marks=LATER),
     # Its field is weak away from the rows: it stays near the affine start (.92).
