@@ -189,7 +189,7 @@ CHOSEN: dict[str, dict[str, Any]] = {
     OURS: {"rate": 1e-3, "reg": 0.1},
     KDE: {"bandwidth": 2.5, "cut": True},
     GMM: {"components": 5, "floor": 1.0, "cut": False},
-    CFM: {"learning_rate": 3e-3},
+    CFM: {"learning_rate": 1e-2},
 }
 GRIDS: dict[str, list[dict[str, Any]]] = {
     OURS: [{"rate": r, "reg": e} for r, e in ((3e-3, 0.05), (3e-3, 0.1), (3e-3, 0.2), (1e-3, 0.1))],
