@@ -51,7 +51,7 @@ def cost_features(feature_map: Any, coordinates: Coordinates) -> Features:
     def features(x: Tensor) -> Tensor:
         rows = coordinates.undo(x)
         if on_arrays:
-            found = feature_map.transform(to_numpy(rows))
+            found = feature_map.transform(_named(to_numpy(rows), feature_map))
             if issparse(found):
                 raise ValueError(
                     "feature_map returns a sparse table, but features must be dense: set its "
@@ -73,6 +73,16 @@ def atoms(X: NDArray[Any]) -> tuple[Tensor, Tensor]:
     low, high = rows.amin(0), rows.amax(0)
     piled_low, piled_high = ((rows == limit).sum(0) >= least for limit in (low, high))
     return torch.where(piled_low, low, -torch.inf), torch.where(piled_high, high, torch.inf)
+
+
+def _named(rows: NDArray[Any], feature_map: Any) -> Any:
+    """Return the rows with the names of the columns that a transformer was fitted on, if any."""
+    names = getattr(feature_map, "feature_names_in_", None)
+    if names is None:
+        return rows
+    from pandas import DataFrame  # type: ignore[import-untyped]  # installed where frames are used
+
+    return DataFrame(rows, columns=names)
 
 
 def _check_features(found: Any, n: int) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,8 @@ from skwgf.transport._tiles import Workspace
 # least cost that is not lost in the rounding of a kernel near one, where float32 can be left.
 _MOST_BITS = {torch.float32: 2.0**18, torch.float64: 2.0**46}
 _LEAST_BITS = 2.0**-8
+# Sweeps after which a narrow precision is taken for the reason that the tolerance is not met.
+_PATIENCE = 200
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ def solve_cross(
     secants: Secants | None = None,
 ) -> Solution:
     """Solve between groups of clouds, of shapes (k, n, d) and (k, m, d), from `init` or cold."""
-    x, y = _resolved(x, y, reg, settings.p)
-    problem = x, y, a, b
+    scaled_x, scaled_y = _resolved(x, y, reg, settings.p)
+    problem = scaled_x, scaled_y, a, b
     options: dict[str, Any] = {
         "power": settings.p,
         "tiled": settings.tiled,
@@ -77,8 +79,16 @@ def solve_cross(
     }
     g = cold_start(*problem, **options) if init is None else init / bit(reg)
     kernel = CrossKernel(*problem, **options)
-    found = solve(kernel, g, tol=settings.tol, max_iter=settings.max_iter, secants=secants)
-    return _solution(*found, kernel, reg)
+    widest = best_float(x.device)
+    most = settings.max_iter if scaled_x.dtype == widest else min(settings.max_iter, _PATIENCE)
+    state, n_iter = solve(kernel, g, tol=settings.tol, max_iter=most, secants=secants)
+    left = settings.max_iter - n_iter
+    if left > 0 and not bool((state.error <= settings.tol).all()):
+        # Between clusters far apart mass hangs on entries that a narrow kernel cuts.
+        wide = x.to(widest), y.to(widest), a, b, reg, replace(settings, max_iter=left)
+        solution = solve_cross(*wide, init=init, workspace=workspace)
+        return solution._replace(n_iter=solution.n_iter + n_iter)
+    return _solution(state, n_iter, kernel, reg)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from skwgf.transport._tiles import Workspace
 _WINDOW = 12  # iterates that the extrapolation combines
 _RIDGE = 1e-12  # relative ridge of its least-squares problem
 _FAR = 0.5  # marginal error above which plain steps are taken
+_STRETCH, _MOST_PLAIN = 3.0, 8.0  # growth of plain steps, and how many may follow one another
 _NEAR = 400.0  # largest cost, in bits, up to which a start from zero needs no coarser problem
 _REFINEMENT = 4.0  # ratio of the regularisations of a cold start, at most
 _LEVEL_TOL, _LEVEL_SWEEPS = 0.005, 100  # loose levels cost far more iterations in the end
@@ -32,6 +33,36 @@ class State(NamedTuple):
     f: Tensor
     g: Tensor
     residual: Tensor
+
+
+class Retreat(NamedTuple):
+    """The plain steps that follow an extrapolation that did harm.
+
+    There are twice as many after every further one, up to a bound, each longer than the one before
+    while that does no harm either: between clusters far apart a potential has to drift by many
+    bits, at a pace that no secant shows.
+    """
+
+    left: Tensor
+    stretch: Tensor
+    series: Tensor
+
+    @classmethod
+    def of(cls, error: Tensor) -> Retreat:
+        """Return no retreat, for groups of some marginal `error`."""
+        ones = torch.ones_like(error)
+        return cls(torch.zeros_like(error), ones, ones)
+
+    def after(self, harmful: Tensor, far: Tensor) -> Retreat:
+        """Return what follows a step that was `harmful` in some groups, and `far` off in some."""
+        left, stretch, series = self
+        begins = harmful & (left == 0)
+        longer = (left > 1) & ~harmful & ~far
+        return Retreat(
+            torch.where(begins, series, (left - 1).clamp_min(0)),
+            torch.where(longer, _STRETCH * stretch, torch.ones_like(stretch)),
+            torch.where(begins, (2 * series).clamp_max(_MOST_PLAIN), series),
+        )
 
 
 class Secants:
@@ -92,19 +123,22 @@ def solve(
     """
     secants = secants or Secants(kernel.weights, kernel.damping)
     best = last = _evaluated(kernel, g)
-    astray = torch.zeros_like(best.error, dtype=torch.bool)
+    retreat = Retreat.of(best.error)
     n_iter = 1
     while n_iter < max_iter and not bool((best.error <= tol).all()):
-        plain = astray | (last.error > _FAR)
+        far = last.error > _FAR
+        plain = far | (retreat.left > 0)
         if bool(plain.any()):
             secants.forget(plain)
-        length = torch.where(plain, kernel.plain_step, kernel.damping)[:, None]
+        length = torch.where(plain, kernel.plain_step * retreat.stretch, kernel.damping)[:, None]
         step = length * last.residual + secants.correction(last.residual)
         state = _evaluated(kernel, last.g + step)
         secants.add(state.g - last.g, state.residual - last.residual)
-        astray = ~(state.error <= 2 * best.error) & ~plain  # the extrapolation did harm
+        safe = plain & (retreat.stretch == 1)
+        harmful = ~(state.error <= 2 * best.error) & ~safe
+        retreat = retreat.after(harmful, far)
         best = _chosen(state.error < best.error, state, best)
-        last = _chosen(astray, best, state)
+        last = _chosen(harmful, last, state)
         n_iter += 1
     return best, n_iter
 

@@ -51,6 +51,15 @@ class TestFit:
 
 
 class TestFeatures:
+    @pytest.mark.filterwarnings("error")
+    def test_a_transformer_of_a_frame_sees_its_names(self):
+        # Bug caught: a warning about missing names at every evaluation of the cost.
+        pd = pytest.importorskip("pandas")
+        scaler = StandardScaler().fit(pd.DataFrame(X, columns=list("abcdefgh")[: X.shape[1]]))
+        found = cost_features(scaler, COORDINATES)(SCALED)
+        plain = cost_features(StandardScaler().fit(X), COORDINATES)(SCALED)
+        assert torch.equal(found, plain)
+
     def test_none_compares_scaled_rows(self):
         assert cost_features(None, COORDINATES)(SCALED) is SCALED
 

@@ -11,9 +11,9 @@ from flow_problems import KINDS, NO_CODE, SHIFT, cloud, group, problem
 from scenarios import GaussianPair, generator, normal, principal_root, rotation
 
 from skwgf.estimators._sinkhorn_particles import (
+    GuidedVelocity,
     affine_map,
     end_points,
-    particle_velocity,
     run_group,
     schedule,
     split,
@@ -290,7 +290,7 @@ class TestGuidance:
         )
         own, pooled = posed.groups[0].y, torch.cat([one.y for one in posed.groups])
         x, root = cloud(150, 3), math.sqrt(posed.groups[0].unit)
-        field, _ = particle_velocity(posed, posed.groups[0], 100)
+        field = GuidedVelocity(posed, posed.groups[0], 100)
 
         def toward(y):
             settings = {"reg": 0.1, "tol": 1e-3, "velocity": velocity}
@@ -306,7 +306,6 @@ class TestGuidance:
         rows = group(cloud(200, 1))
         x = cloud(150, 2)
         plain, guided = (
-            particle_velocity(problem(rows, guidance=w), rows, 100)[0](x).direction
-            for w in (0.0, 3.0)
+            GuidedVelocity(problem(rows, guidance=w), rows, 100)(x).direction for w in (0.0, 3.0)
         )
         torch.testing.assert_close(guided, plain, rtol=0, atol=1e-5)

@@ -306,6 +306,19 @@ def test_two_far_clusters_move_the_least_mass():
     assert float(coupling[30:, :15].sum()) == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_clusters_of_unequal_shares_exchange_mass(dtype):
+    # 2^-38 and less passes between clusters: below the rounding of a float32 product.
+    def categories(n, seed):
+        rng = np.random.default_rng(seed)
+        codes = rng.choice(3, p=[0.5, 0.3, 0.2], size=n)
+        table = np.column_stack([np.eye(3)[codes], 4 * codes + rng.normal(size=n)])
+        return torch.tensor(table / table.std(0), dtype=dtype)
+
+    plan = sinkhorn(categories(600, 0), categories(600, 1), 0.2, max_iter=200)
+    assert plan.converged
+
+
 def test_stopping_short_is_reported():
     x, y = cloud(100), cloud(100, seed=1)
     plan = sinkhorn(x, y, 0.01, max_iter=1)
