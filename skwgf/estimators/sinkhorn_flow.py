@@ -83,7 +83,9 @@ class SinkhornFlowGenerator(GeneratorMixin, BaseFlow):
     velocity : {"sinkhorn", "kl", "mmd"}, default="sinkhorn"
         The field, by how far the entropic problems are solved: to convergence; half an iteration,
         which is the softmax field of kernel density estimates; or not at all, the flow of the
-        squared maximum mean discrepancy of the kernel :math:`\exp(-|x - y|^2 / 2\epsilon)`.
+        squared maximum mean discrepancy of the kernel :math:`\exp(-|x - y|^2 / 2\epsilon)`. The
+        last is there for comparison: its field vanishes far from the rows, so that it asks for a
+        `reg` and a `reg_start` near one and for many small steps.
 
     step_size : float, default=1.0
         Step :math:`\tau` in flow time, in (0, 1].
@@ -120,8 +122,7 @@ class SinkhornFlowGenerator(GeneratorMixin, BaseFlow):
     feature_map : transformer, callable or None, default=None
         The cost compares features of the rows, :math:`|\phi(x) - \phi(y)|^2/2`, while the rows are
         what moves. A transformer (fitted on X if it is not yet; a search always clones and fits
-        it; one that is fitted must have been on arrays, without column names), or a function of
-        tensors of rows. It need not be differentiable.
+        it), or a function of tensors of rows. It need not be differentiable.
 
     standardize : bool, default=True
         Whether each column is divided by its own standard deviation inside, so that columns of
@@ -245,7 +246,8 @@ class SinkhornFlowGenerator(GeneratorMixin, BaseFlow):
     Warns
     -----
     ConvergenceWarning
-        When the figures were still improving at the end.
+        When the figures were still improving at the end, or the last plan of the particle flow
+        misses more than 2% of the mass.
     UserWarning
         When a class has a single row, which its draws repeat; or when the fit was interrupted from
         the keyboard during its iterations: the best state so far is kept. An interrupt before

@@ -23,3 +23,9 @@ def test_network_potential_has_no_class_term():
     message = r"potential='network' .* Use potential='semidiscrete'"
     with pytest.raises(ValueError, match=message):
         W2FlowGenerator("network").fit(X, X_source=X + 1, y_source=LABELS)
+
+
+@pytest.mark.parametrize("potential", ["exact", "Semidiscrete", None, 3])
+def test_unknown_potential_names_the_choices(potential):
+    with pytest.raises(ValueError, match=r"'potential' parameter .* must be a str among"):
+        W2FlowGenerator(potential).fit(X)
