@@ -58,7 +58,7 @@ class TestFeatures:
         scaler = StandardScaler().fit(pd.DataFrame(X, columns=list("abcdefgh")[: X.shape[1]]))
         found = cost_features(scaler, COORDINATES)(SCALED)
         plain = cost_features(StandardScaler().fit(X), COORDINATES)(SCALED)
-        assert torch.equal(found, plain)
+        torch.testing.assert_close(found, plain)
 
     def test_none_compares_scaled_rows(self):
         assert cost_features(None, COORDINATES)(SCALED) is SCALED

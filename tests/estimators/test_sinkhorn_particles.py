@@ -284,7 +284,7 @@ def test_a_last_plan_that_is_off_is_reported(monkeypatch):
     monkeypatch.setattr(_sinkhorn_particles, "_ASTRAY", 1e-12)
     rows = cloud(200, 1)
     with pytest.warns(ConvergenceWarning, match=r"last plan .* marginal error .* larger reg"):
-        run(problem(group(rows)), n_particles=100)
+        run(problem(group(rows)), n_tracers=10, n_particles=100)
 
 
 class TestGuidance:
