@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from _common import installed, machine, markdown, parse_options, write_results
 from _engine import (
+    AGAIN,
     AUTOGRAD,
     DEFAULT,
     DEFAULT_TOL,
@@ -87,8 +88,8 @@ def figures(column: str, text: str, *names: str) -> Callable[[pd.DataFrame], Cel
 
 
 def warm_times(group: pd.DataFrame) -> Cell:
-    """Return times after a step, over ours, and over the same contender's from a cold start."""
-    warm, cold = (group[group["start"] == start] for start in ("warm", "cold"))
+    """Return times after a step, over ours, and over the same contender's without its start."""
+    warm, cold = (group[group["start"] == start] for start in ("warm", AGAIN))
     texts = times(*WARM)(warm)
     gains = warm["seconds"] / cold["seconds"]
     return texts | {f"{name}: warm / cold": f"{gains[name]:.2f}" for name in WARM}

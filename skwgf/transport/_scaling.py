@@ -133,6 +133,8 @@ def solve(
         length = torch.where(plain, kernel.plain_step * retreat.stretch, kernel.damping)[:, None]
         step = length * last.residual + secants.correction(last.residual)
         state = _evaluated(kernel, last.g + step)
+        if n_iter == 1:  # inherited secants that gain little at once are worn out
+            secants.forget(state.error > 0.5 * best.error)
         secants.add(state.g - last.g, state.residual - last.residual)
         safe = plain & (retreat.stretch == 1)
         harmful = ~(state.error <= 2 * best.error) & ~safe
