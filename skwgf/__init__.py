@@ -1,15 +1,18 @@
 """Wasserstein gradient flows as scikit-learn estimators."""
 
-from skwgf import datasets, flows, metrics
-from skwgf.estimators import SinkhornFlowGenerator, W2FlowGenerator
+from skwgf import datasets, flows, kernels, metrics, targets
+from skwgf.estimators import SinkhornFlowGenerator, SVGDSampler, W2FlowGenerator
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "SVGDSampler",
     "SinkhornFlowGenerator",
     "W2FlowGenerator",
     "__version__",
     "datasets",
     "flows",
+    "kernels",
     "metrics",
+    "targets",
 ]

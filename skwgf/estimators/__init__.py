@@ -1,6 +1,7 @@
 """One estimator a file."""
 
 from skwgf.estimators.sinkhorn_flow import SinkhornFlowGenerator
+from skwgf.estimators.svgd import SVGDSampler
 from skwgf.estimators.w2_flow import W2FlowGenerator
 
-__all__ = ["SinkhornFlowGenerator", "W2FlowGenerator"]
+__all__ = ["SVGDSampler", "SinkhornFlowGenerator", "W2FlowGenerator"]

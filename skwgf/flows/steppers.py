@@ -1,12 +1,14 @@
 r"""How a step follows a velocity: :math:`(v, x, \tau) \mapsto x'`.
 
-A stepper is a plain function `stepper(field, x, step_size, side)` that returns the moved points
-and the energy at the points it started from.
+A stepper is called as `stepper(field, x, step_size, side)` and returns the moved points and the
+energy at the points it started from. Those that remember something are objects, to be handed to the
+carrier among its `parts` as well, so that their state is put back with the particles.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import math
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -90,3 +92,219 @@ def projected_euler(low: Tensor, high: Tensor) -> Stepper:
         return torch.clamp(moved, low, high), energy
 
     return step
+
+
+class Adagrad:
+    r"""Steps divided by a running root mean square of the velocity, the rule usual for SVGD.
+
+    .. math:: x' = x + \tau \, \frac{v}{\sqrt{a} + \epsilon}, \quad
+        a \leftarrow m \, a + (1 - m) \, v^2
+
+    for each coordinate of each particle, with a = v^2 at the first step: each moves by about
+    :math:`\tau`, whatever the size of its velocity. The path is no gradient flow: the energy need
+    not fall at every step, and with a step size that is not small the particles keep trembling.
+
+    Parameters
+    ----------
+    memory : float, default=0.9
+        The decay m, in [0, 1).
+
+    epsilon : float, default=1e-6
+        Keeps the quotient finite, in the unit of the velocity.
+
+    References
+    ----------
+    Q. Liu, D. Wang. *Stein variational gradient descent: a general purpose Bayesian inference
+    algorithm*. NeurIPS 2016, arXiv:1608.04471, section 5.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.flows import Velocity
+    >>> from skwgf.flows.steppers import Adagrad
+    >>> x = torch.tensor([[1.0, 100.0]])
+    >>> Adagrad()(lambda x, side=None: Velocity(-x, 0.5), x, 0.25)
+    (tensor([[ 0.7500, 99.7500]]), 0.5)
+    """
+
+    def __init__(self, memory: float = 0.9, epsilon: float = 1e-6) -> None:
+        _check_decay("memory", memory)
+        self.memory = memory
+        self.epsilon = epsilon
+        self.square: Tensor | None = None
+
+    def __call__(
+        self, field: VelocityField, x: Tensor, step_size: float, side: Tensor | None = None
+    ) -> tuple[Tensor, float]:
+        """Return the moved points and the energy before the step."""
+        velocity = field(x, side)
+        square = velocity.direction.square()
+        self.square = square if self.square is None else self.square.lerp(square, 1 - self.memory)
+        step = velocity.direction / (self.square.sqrt() + self.epsilon)
+        return x + step_size * step, velocity.energy
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the running square, which is never changed in place."""
+        return {"square": self.square}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the running square back."""
+        self.square = state["square"]
+
+
+class Adam:
+    r"""Adam steps along the velocity.
+
+    .. math:: x' = x + \tau \, \frac{\hat m}{\sqrt{\hat a} + \epsilon}
+
+    with running means m of v and a of v^2 and their start corrected for, for each coordinate of
+    each particle. What holds of :class:`Adagrad` holds here: the path is no gradient flow.
+
+    Parameters
+    ----------
+    betas : tuple of (float, float), default=(0.9, 0.999)
+        Decays of the two means, each in [0, 1).
+
+    epsilon : float, default=1e-8
+        Keeps the quotient finite, in the unit of the velocity.
+
+    References
+    ----------
+    D. Kingma, J. Ba. *Adam: a method for stochastic optimization*. ICLR 2015, arXiv:1412.6980.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.flows import Velocity
+    >>> from skwgf.flows.steppers import Adam
+    >>> Adam()(lambda x, side=None: Velocity(-x, 0.5), torch.tensor([[1.0, 100.0]]), 0.25)
+    (tensor([[ 0.7500, 99.7500]]), 0.5)
+    """
+
+    def __init__(self, betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8) -> None:
+        for beta in betas:
+            _check_decay("Each of betas", beta)
+        self.betas = betas
+        self.epsilon = epsilon
+        self.n_steps = 0
+        self.means: tuple[Tensor, Tensor] | None = None
+
+    def __call__(
+        self, field: VelocityField, x: Tensor, step_size: float, side: Tensor | None = None
+    ) -> tuple[Tensor, float]:
+        """Return the moved points and the energy before the step."""
+        velocity = field(x, side)
+        v = velocity.direction
+        first, second = (torch.zeros_like(v),) * 2 if self.means is None else self.means
+        self.means = (
+            first.lerp(v, 1 - self.betas[0]),
+            second.lerp(v.square(), 1 - self.betas[1]),
+        )
+        self.n_steps += 1
+        mean = self.means[0] / (1 - self.betas[0] ** self.n_steps)
+        square = self.means[1] / (1 - self.betas[1] ** self.n_steps)
+        return x + step_size * mean / (square.sqrt() + self.epsilon), velocity.energy
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the means, which are never changed in place."""
+        return {"n_steps": self.n_steps, "means": self.means}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the means back."""
+        self.n_steps, self.means = state["n_steps"], state["means"]
+
+
+class Heun:
+    r"""Steps of Heun's method in flow time, of order two, whose size is chosen as they go.
+
+    .. math:: x' = x + \tfrac{h}{2} \, (v(x) + v(x + h \, v(x)))
+
+    The gap :math:`\tfrac h2 |v(x + h v(x)) - v(x)|` to the Euler step is the estimate of the error.
+    A step is taken again, shorter, while its root mean square over the particles is above `tol`
+    times their root mean squared distance from their mean (times 1 where they all coincide), and h
+    grows where there is room. A call makes one step: the flow time made so far is :attr:`time`. The
+    `step_size` of the call is the first h to try, and no more.
+
+    The velocity has to be a function of x: random minibatches would be taken for errors.
+
+    Parameters
+    ----------
+    tol : float, default=1e-3
+        Error allowed in a step, relative to the spread of the cloud.
+
+    max_step : float, default=inf
+        Largest h, in flow time.
+
+    Attributes
+    ----------
+    time : float
+        Flow time made so far.
+
+    Examples
+    --------
+    The flow of v(x) = -x contracts by exp(-t):
+
+    >>> import torch
+    >>> from skwgf.flows import ParticleCarrier, Velocity, run_flow
+    >>> from skwgf.flows.steppers import Heun
+    >>> heun = Heun(tol=1e-4)
+    >>> start = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+    >>> def field(x, side=None):
+    ...     return Velocity(-x, 0.5)
+    >>> cloud = ParticleCarrier(start, field, step_size=0.1, stepper=heun, parts=(heun,))
+    >>> result = run_flow(cloud, max_iter=50)
+    >>> error = cloud.particles / start - torch.exp(torch.tensor(-heun.time))
+    >>> bool(error.abs().max() < 1e-4)
+    True
+    """
+
+    def __init__(self, tol: float = 1e-3, max_step: float = math.inf) -> None:
+        for name, value in (("tol", tol), ("max_step", max_step)):
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value!r}.")
+        self.tol = tol
+        self.max_step = max_step
+        self.time = 0.0
+        self.next_step: float | None = None
+
+    def __call__(
+        self, field: VelocityField, x: Tensor, step_size: float, side: Tensor | None = None
+    ) -> tuple[Tensor, float]:
+        """Return the moved points and the energy before the step."""
+        start = field(x, side)
+        spread = float((x - x.mean(0)).square().sum(1).mean().sqrt())
+        allowed = self.tol * (spread or 1.0)
+        step = min(self.next_step or step_size, self.max_step)
+        for _ in range(_MOST_TRIALS):
+            predicted = x + step * start.direction
+            change = 0.5 * step * (field(predicted, side).direction - start.direction)
+            error = float(change.square().sum(1).mean().sqrt())
+            if error <= allowed:
+                break
+            # Not a number counts as too large.
+            step *= max(_factor(allowed, error), 0.1) if math.isfinite(error) else 0.1
+        self.time += step
+        self.next_step = step * min(_factor(allowed, error), 2.0)
+        return predicted + change, start.energy
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the flow time and the next step to try."""
+        return {"time": self.time, "next_step": self.next_step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the flow time and the next step back."""
+        self.time, self.next_step = state["time"], state["next_step"]
+
+
+_MOST_TRIALS = 30  # each a tenth at least: what fails then is not a matter of the step
+
+
+def _factor(allowed: float, error: float) -> float:
+    """Return what to multiply a step by: the error of Euler's goes with its square."""
+    return 0.9 * math.sqrt(allowed / error) if error > 0 else 1.0
+
+
+def _check_decay(name: str, value: float) -> None:
+    """Raise a ValueError unless a decay is in [0, 1)."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}.")

@@ -12,9 +12,11 @@ from skwgf.metrics.quality import (
     neighbor_distance_ratio,
     two_sample_accuracy,
 )
+from skwgf.metrics.stein import ksd
 
 __all__ = [
     "ModeCoverage",
+    "ksd",
     "mmd",
     "mode_coverage",
     "neighbor_distance_ratio",

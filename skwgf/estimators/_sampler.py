@@ -1,0 +1,278 @@
+"""What the samplers share: the target, the starting cloud, draws from the particles, figures."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils import ClassifierTags, RegressorTags, Tags, check_scalar
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from skwgf._tensor import (
+    derive_seed,
+    draw_seed,
+    make_generator,
+    tensor_to_array,
+    to_numpy,
+    to_tensor,
+)
+from skwgf.base import caller_level
+from skwgf.estimators._generator import choose
+from skwgf.flows import FlowResult, ParticleCarrier
+from skwgf.flows.stein import ksd_squared
+from skwgf.kernels import InverseMultiquadric
+from skwgf.targets import KernelDensityTarget, Target
+
+# Independent random streams of one fit.
+START, FLOW = 1, 2
+# Particles where nothing else gives their number.
+_PARTICLES = 200
+# Noise on repeated starting points, in standard deviations (or as it is where there are none).
+_JITTER = 0.1
+# A spread ratio that deserves a word.
+_LEAST_SPREAD = 0.8
+
+
+def estimator_type(target: Target | None) -> str | None:
+    """Return "regressor" or "classifier" for a model, "density" for a law of data, or None."""
+    if target is None:
+        return "density"
+    kind: str | None = getattr(target, "estimator_type", None)
+    return kind or ("density" if target.learns_from_data else None)
+
+
+class SamplerMixin:
+    """The life of `particles_` between the target and the user."""
+
+    target: Target | None
+    n_particles: int | None
+    init: Any
+    n_restarts: int
+    dtype: Any
+    spread_ratio_: float
+    target_: Target
+    particles_: NDArray[Any]
+    _cloud: Tensor
+    _validate: Callable[..., NDArray[Any]]
+    _resolve: Callable[..., tuple[torch.device, torch.dtype]]
+    _goes_on: Callable[[], bool]
+    _run: Callable[..., FlowResult]
+    predict: Callable[..., Any]
+
+    def __sklearn_tags__(self) -> Tags:
+        """Return tags that follow the target: a model of labels is a classifier, and so on."""
+        tags: Tags = super().__sklearn_tags__()  # type: ignore[misc]
+        kind = estimator_type(self.target)
+        if kind == "classifier":
+            tags.estimator_type, tags.classifier_tags = kind, ClassifierTags()
+        elif kind == "regressor":
+            tags.estimator_type, tags.regressor_tags = kind, RegressorTags()
+        elif kind == "density":
+            tags.estimator_type = "density_estimator"
+        tags.target_tags.required = kind in ("classifier", "regressor")
+        return tags
+
+    def sample(
+        self,
+        n_samples: int = 1,
+        *,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> NDArray[Any]:
+        """Draw rows of `particles_`.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows, at least 1.
+
+        random_state : int, RandomState instance or None, default=None
+            Seed of the choice. None chooses afresh at every call.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_parameters)
+            All particles in their order when `n_samples` is their number, distinct ones below it,
+            and draws with replacement above.
+
+        Raises
+        ------
+        ValueError
+            If `n_samples` is below 1.
+        TypeError
+            If `n_samples` is not an integer.
+        """
+        check_is_fitted(self, "particles_")
+        n = int(check_scalar(n_samples, "n_samples", Integral, min_val=1))
+        if n == len(self.particles_):
+            return self.particles_.copy()
+        generator = make_generator(draw_seed(random_state))
+        rows: NDArray[Any] = self.particles_[to_numpy(choose(len(self.particles_), n, generator))]
+        return rows
+
+    def ksd(self) -> float:
+        r"""Return the kernel Stein discrepancy of the particles from the target.
+
+        The kernel is :math:`(1 + |z - z'|^2/h)^{-1/2}` in the coordinates that the target is
+        sampled in, h the median of :math:`|z - z'|^2`; it is not the one that moved them.
+
+        Returns
+        -------
+        float
+            At least 0. Independent draws of the target have about :math:`1/\sqrt n` times the root
+            of the mean of :math:`k_\pi(z, z)`.
+        """
+        check_is_fitted(self, "particles_")
+        return math.sqrt(self._ksd_squared())
+
+    def _ksd_squared(self) -> float:
+        """Return KSD^2 of the particles under a fixed kernel."""
+        z = self._cloud
+        kernel = InverseMultiquadric(bandwidth="scale").resolve(z)
+        return float(ksd_squared(z, self.target_.grad_log_prob(z), kernel))
+
+    def _run_particles(
+        self, carrier: ParticleCarrier, target: Target, *, X: NDArray[Any], y: Any, **options: Any
+    ) -> None:
+        """Run the loop on the particles, set the fitted attributes, and look at their spread."""
+
+        def fitted() -> dict[str, Any]:
+            z = carrier.particles
+            return {
+                "target_": target,
+                "particles_": to_numpy(target.constrain(z)),
+                "_cloud": z.clone(),
+            }
+
+        self._run(carrier, X=X, y=y, fitted=fitted, **options)
+        clouds = torch.tensor_split(self._cloud, self.n_restarts)
+        ratios = [spread_ratio(z, target.grad_log_prob(z)) for z in clouds]
+        self.spread_ratio_ = sum(ratios) / len(ratios)
+        if len(clouds[0]) > 1 and self.spread_ratio_ < _LEAST_SPREAD:
+            warnings.warn(
+                f"The particles of {type(self).__name__} are closer together than the target's "
+                f"law: their spread ratio is {self.spread_ratio_:.2g}, not 1. The default flow "
+                "(kernel=None) and more particles keep the spread; more iterations may.",
+                UserWarning,
+                stacklevel=caller_level(),
+            )
+
+    def _score(self, X: Any, y: Any) -> float:
+        """Return the figure that `score` documents."""
+        check_is_fitted(self, "particles_")
+        kind = estimator_type(self.target)
+        if kind == "classifier":
+            return float(accuracy_score(y, self.predict(X)))
+        if kind == "regressor":
+            return float(r2_score(y, self.predict(X)))
+        if kind == "density":
+            return float(self._log_density(X).mean())
+        self._validate(X, reset=False)
+        return -self._ksd_squared()
+
+    def _log_density(self, X: Any) -> NDArray[Any]:
+        """Return the log density of each row under a kernel density of the particles."""
+        X = self._validate(X, reset=False)
+        density = KernelDensityTarget().fit(self.particles_)
+        return density.score_samples(X.astype(self.particles_.dtype, copy=False))
+
+    def _validated(self, X: Any, y: Any) -> tuple[NDArray[Any], Any]:
+        """Return X and y, checked as the target needs them."""
+        kind = estimator_type(self.target)
+        if kind not in ("classifier", "regressor"):
+            return self._validate(X, reset=True), None
+        X, y = validate_data(
+            self,
+            tensor_to_array(X),
+            tensor_to_array(y),
+            dtype=[np.float64, np.float32],
+            y_numeric=kind == "regressor",
+            reset=True,
+        )
+        if kind == "classifier":
+            check_classification_targets(y)
+        return X, y
+
+    def _posed(self, X: NDArray[Any], y: Any, device: torch.device, dtype: torch.dtype) -> Target:
+        """Return a fitted copy of the target."""
+        target = KernelDensityTarget() if self.target is None else clone(self.target)
+        return target.fit(X, y, device=device, dtype=dtype)
+
+    def _start(
+        self, target: Target, X: NDArray[Any], device: torch.device, dtype: torch.dtype, seed: int
+    ) -> Tensor:
+        """Return the cloud to start from, in the coordinates of the target."""
+        generator = make_generator(derive_seed(seed, START))
+        if self._goes_on():
+            return to_tensor(self._cloud, device=device, dtype=dtype)
+        if isinstance(self.init, str) or self.init is None:
+            return self._drawn_start(target, X, device, dtype, generator)
+        rows = np.asarray(tensor_to_array(self.init), dtype=np.float64)
+        n_parameters = len(target.parameter_names_)
+        if rows.ndim != 2 or rows.shape[1] != n_parameters or len(rows) == 0:
+            raise ValueError(
+                f"init must be a table of particles with {n_parameters} columns, those of "
+                f"particles_, got shape {rows.shape}."
+            )
+        if not np.isfinite(rows).all():
+            raise ValueError("init contains NaN or infinity.")
+        return target.unconstrain(to_tensor(rows, device=device, dtype=dtype))
+
+    def _drawn_start(
+        self,
+        target: Target,
+        X: NDArray[Any],
+        device: torch.device,
+        dtype: torch.dtype,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Return a cloud from the rows of X, from the target's own start, or from N(0, I)."""
+        from_rows = not target.learns_from_data and self.init in (None, "data")
+        n = self.n_restarts * (self.n_particles or (len(X) if from_rows else _PARTICLES))
+        if from_rows:
+            rows = target.unconstrain(to_tensor(X, device=device, dtype=dtype))
+            index = torch.arange(n) if n == len(X) else choose(len(X), n, generator)
+            return _spread(rows[index.to(device)], rows, generator, every=n > len(X))
+        if self.init == "normal":
+            normal = torch.randn(n, target.n_dim_, generator=generator, dtype=torch.float64)
+            return normal.to(device, dtype)
+        return target.draw_start(n, generator).to(device, dtype)
+
+
+def spread_ratio(z: Tensor, scores: Tensor) -> float:
+    r"""Return :math:`-\frac{1}{nd} \sum_i s_i \cdot (z_i - \bar z)`, one on the target."""
+    return -float((scores * (z - z.mean(0))).sum(1).mean()) / z.shape[1]
+
+
+def _spread(cloud: Tensor, rows: Tensor, generator: torch.Generator, *, every: bool) -> Tensor:
+    """Add noise to the columns in which all particles agree, or to every column.
+
+    Particles on one spot would stay together for ever.
+    """
+    spread = rows.std(0, correction=0)
+    flat = spread <= 100 * torch.finfo(rows.dtype).eps * rows.abs().amax(0)
+    amount = torch.where(flat, _JITTER, _JITTER * spread)
+    if not every:
+        amount = torch.where(flat & (len(cloud) > 1), amount, 0.0)
+    noise = torch.randn(cloud.shape, generator=generator, dtype=torch.float64).to(cloud)
+    return cloud + amount * noise
+
+
+def warn_of_one_particle(n: int, name: str) -> None:
+    """Warn that a single particle has no spread."""
+    if n == 1:
+        warnings.warn(
+            f"{name} has a single particle: it climbs to a mode of the target and says nothing "
+            "of its spread. Set n_particles, 200 for instance.",
+            UserWarning,
+            stacklevel=caller_level(),
+        )

@@ -1,0 +1,167 @@
+"""The flow of a Stein sampler's particles: fields, steppers and stopping rules put together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from skwgf._tensor import make_generator
+from skwgf.flows import ParticleCarrier, Velocity, VelocityField, euler
+from skwgf.flows.affine import affine_start
+from skwgf.flows.loop import History
+from skwgf.flows.stein import SteinVelocity
+from skwgf.flows.steppers import Adagrad, Adam, Heun, Stepper
+from skwgf.flows.torus import RieszKernel, TorusVelocity
+from skwgf.flows.whitened import CautiousEuler, WhitenedStein, at_level, stopping_level
+from skwgf.kernels import Gaussian, Kernel
+from skwgf.targets import Target
+
+# Default steps: of the default flow; of rules that divide by the size of the velocity; else.
+_WHITENED_STEP, _NORMALISED_STEP, _PLAIN_STEP = 0.3, 0.1, 0.1
+# Relative fall of the discrepancy over so many steps that counts as progress.
+_TOL, _PATIENCE = 1e-2, 20
+
+
+class Flow(NamedTuple):
+    """A carrier for the loop, with the rule that ends it."""
+
+    carrier: ParticleCarrier
+    stop: Callable[[History], bool]
+
+
+class Minibatches:
+    """The score of a target on fresh rows at every call."""
+
+    def __init__(self, target: Target, batch_size: int, seed: int) -> None:
+        self.target = target
+        self.batch_size = batch_size
+        self.generator = make_generator(seed)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return an unbiased estimate of the scores."""
+        n_rows = self.target.n_rows_ or 0
+        rows = torch.randperm(n_rows, generator=self.generator)[: self.batch_size]
+        return self.target.grad_log_prob(z, rows.to(z.device))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the generator."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the generator back."""
+        self.generator.set_state(state["generator"])
+
+
+class Restarts:
+    """Independent clouds in one: each part of the points has a field of its own."""
+
+    def __init__(self, fields: list[VelocityField]) -> None:
+        self.fields = fields
+
+    def __call__(self, x: Tensor, side: Tensor | None = None) -> Velocity:
+        """Return the velocities of all clouds, and the largest energy."""
+        clouds = torch.tensor_split(x, len(self.fields))
+        found = [field(cloud) for field, cloud in zip(self.fields, clouds, strict=True)]
+        return Velocity(torch.cat([v.direction for v in found]), max(v.energy for v in found))
+
+
+def stalled(fields: list[VelocityField], *, tol: float) -> Callable[[History], bool]:
+    """Return a stopping rule: the squared discrepancy has stalled, where it should.
+
+    That is below what independent draws have, for kernels with a discrepancy: one that stalls above
+    is stuck.
+    """
+
+    def rule(history: History) -> bool:
+        values = history["objective"]
+        if len(values) <= _PATIENCE:
+            return False
+        if min(values[-_PATIENCE:]) < (1 - tol) * min(values[:-_PATIENCE]):
+            return False
+        return all(values[-1] <= _independent(field) for field in fields)
+
+    return rule
+
+
+def _independent(field: VelocityField) -> float:
+    """Return the mean squared discrepancy of as many independent draws, infinite if unknown."""
+    if not isinstance(field, SteinVelocity) or field.points is None or field.scores is None:
+        return math.inf
+    kernel = field.resolved
+    if kernel is None or not kernel.has_discrepancy:
+        return math.inf
+    return float(kernel.stein_diagonal(field.points, field.scores).mean()) / len(field.points)
+
+
+def stein_flow(
+    score_fn: Callable[[Tensor], Tensor],
+    z: Tensor,
+    *,
+    kernel: Kernel | RieszKernel | None,
+    optimizer: str | None,
+    step_size: float | None,
+    tol: float | None,
+    n_restarts: int,
+    on_torus: bool,
+    affine: bool,
+) -> Flow:
+    """Return the flow that parameters and target ask for.
+
+    The default flow begins with an affine start where `affine` says that the cloud may be far off:
+    one that is a sample already would lose its modes.
+    """
+    clouds = torch.tensor_split(z, n_restarts)
+    n = min(map(len, clouds))
+    # Fewer particles than dimensions have no covariance to whiten by.
+    whitened = kernel is None and not on_torus and n > z.shape[1] + 1
+    if whitened:
+        level = stopping_level(n) if tol is None else tol
+        fields: list[VelocityField] = [WhitenedStein(score_fn, level=level) for _ in clouds]
+        if affine:
+            z = torch.cat([affine_start(score_fn, cloud)[0] for cloud in clouds])
+        stop = at_level(level)
+    else:
+        fields = [_field(score_fn, kernel, z, on_torus) for _ in clouds]
+        stop = stalled(fields, tol=_TOL if tol is None else tol)
+    rule = optimizer or ("cautious" if whitened else "heun" if on_torus else "adagrad")
+    stepper: Stepper = {
+        "cautious": CautiousEuler,
+        "euler": lambda: euler,
+        "adagrad": Adagrad,
+        "adam": Adam,
+        "heun": Heun,
+    }[rule]()
+    if step_size is None:
+        step_size = (
+            _WHITENED_STEP
+            if whitened
+            else _NORMALISED_STEP
+            if rule in ("adagrad", "adam")
+            else _PLAIN_STEP
+        )
+    parts: list[Any] = [
+        part for part in (stepper, *fields, score_fn) if hasattr(part, "state_dict")
+    ]
+    field = fields[0] if n_restarts == 1 else Restarts(fields)
+    carrier = ParticleCarrier(z, field, step_size=step_size, stepper=stepper, parts=tuple(parts))
+    return Flow(carrier, stop)
+
+
+def _field(
+    score_fn: Callable[[Tensor], Tensor],
+    kernel: Kernel | RieszKernel | None,
+    z: Tensor,
+    on_torus: bool,
+) -> VelocityField:
+    """Return the velocity of a kernel; too few particles to whiten by follow a Gaussian one."""
+    if not on_torus:
+        kernel = Gaussian("median") if kernel is None else kernel
+        return SteinVelocity(score_fn, cast(Kernel, kernel))
+    riesz = RieszKernel((z.shape[1] + 3) / 2) if kernel is None else cast(RieszKernel, kernel)
+    return TorusVelocity(
+        score_fn, z.shape[1], s=riesz.s, zero_mode=riesz.zero_mode, kind=riesz.kind
+    )
