@@ -25,7 +25,7 @@ BELOW = {
     "transport": {"_tensor"},
     "targets": {"_tensor"},
     "functionals": {"_tensor"},
-    "metrics": {"_tensor", "transport"},
+    "metrics": {"_tensor", "transport", "kernels", "targets"},
 }
 ENGINE = {"functionals", "targets", "kernels", "transport", "nn"}
 for layer in ENGINE:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from numbers import Integral
 from typing import Any
 
@@ -30,6 +30,7 @@ from skwgf.base import caller_level
 from skwgf.estimators._generator import choose
 from skwgf.flows import FlowResult, ParticleCarrier
 from skwgf.flows.stein import ksd_squared
+from skwgf.flows.whitened import fisher_ratio
 from skwgf.kernels import InverseMultiquadric
 from skwgf.targets import KernelDensityTarget, Target
 
@@ -41,6 +42,7 @@ _PARTICLES = 200
 _JITTER = 0.1
 # A spread ratio that deserves a word.
 _LEAST_SPREAD = 0.8
+_LEAST_FISHER, _MOST_FISHER = 0.7, 1.4
 
 
 def estimator_type(target: Target | None) -> str | None:
@@ -60,6 +62,7 @@ class SamplerMixin:
     n_restarts: int
     dtype: Any
     spread_ratio_: float
+    fisher_ratio_: float
     target_: Target
     particles_: NDArray[Any]
     _cloud: Tensor
@@ -154,14 +157,31 @@ class SamplerMixin:
             }
 
         self._run(carrier, X=X, y=y, fitted=fitted, **options)
+        self.spread_ratio_ = self.fisher_ratio_ = math.nan
+        if any(block.name == "torus" for block in target.support_.blocks):
+            return
         clouds = torch.tensor_split(self._cloud, self.n_restarts)
-        ratios = [spread_ratio(z, target.grad_log_prob(z)) for z in clouds]
-        self.spread_ratio_ = sum(ratios) / len(ratios)
-        if len(clouds[0]) > 1 and self.spread_ratio_ < _LEAST_SPREAD:
+        self.spread_ratio_ = _mean(spread_ratio(z, target.grad_log_prob(z)) for z in clouds)
+        if len(clouds[0]) <= self._cloud.shape[1]:  # no covariance to whiten by
+            return
+        coins = make_generator(0)
+        self.fisher_ratio_ = _mean(
+            fisher_ratio(target.grad_log_prob, z, generator=coins) for z in clouds
+        )
+        name = type(self).__name__
+        if self.spread_ratio_ < _LEAST_SPREAD:
             warnings.warn(
-                f"The particles of {type(self).__name__} are closer together than the target's "
-                f"law: their spread ratio is {self.spread_ratio_:.2g}, not 1. The default flow "
-                "(kernel=None) and more particles keep the spread; more iterations may.",
+                f"The particles of {name} are closer together than the target's law: their spread "
+                f"ratio is {self.spread_ratio_:.2g}, not 1. The default flow (kernel=None) and "
+                "more particles keep the spread; more iterations may.",
+                UserWarning,
+                stacklevel=caller_level(),
+            )
+        elif not _LEAST_FISHER < self.fisher_ratio_ < _MOST_FISHER:
+            warnings.warn(
+                f"The particles of {name} miss Fisher's identity: the ratio of its sides is "
+                f"{self.fisher_ratio_:.2g}, not 1. They stray from ridges of the target, or sit on "
+                "them. More particles help, and so does a parametrisation with fewer ridges.",
                 UserWarning,
                 stacklevel=caller_level(),
             )
@@ -251,6 +271,11 @@ class SamplerMixin:
 def spread_ratio(z: Tensor, scores: Tensor) -> float:
     r"""Return :math:`-\frac{1}{nd} \sum_i s_i \cdot (z_i - \bar z)`, one on the target."""
     return -float((scores * (z - z.mean(0))).sum(1).mean()) / z.shape[1]
+
+
+def _mean(figures: Iterable[float]) -> float:
+    """Return the mean over restarts."""
+    return float(np.mean(list(figures)))
 
 
 def _spread(cloud: Tensor, rows: Tensor, generator: torch.Generator, *, every: bool) -> Tensor:

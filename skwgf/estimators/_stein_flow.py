@@ -119,7 +119,7 @@ def stein_flow(
     # Fewer particles than dimensions have no covariance to whiten by.
     whitened = kernel is None and not on_torus and n > z.shape[1] + 1
     if whitened:
-        level = stopping_level(n) if tol is None else tol
+        level = stopping_level(n, z.shape[1]) if tol is None else tol
         fields: list[VelocityField] = [WhitenedStein(score_fn, level=level) for _ in clouds]
         if affine:
             z = torch.cat([affine_start(score_fn, cloud)[0] for cloud in clouds])

@@ -73,8 +73,9 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
     init : {"prior", "normal", "data"}, array-like or None, default=None
         Where particles start: draws of the prior (models), or rows of X with the noise of the
         kernel (densities of data): "prior"; N(0, I) in unconstrained coordinates; rows of X, for
-        bare log densities; or an array of particles. None is "data" for bare log densities and
-        "prior" else.
+        bare log densities; or an array of particles, which are taken as they are, without the
+        affine start: particles in every mode of a target stay there. None is "data" for bare log
+        densities and "prior" else.
 
     n_restarts : int, default=1
         Number of independent clouds; `particles_` holds all of them, one after the other.
@@ -123,7 +124,13 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
 
     spread_ratio_ : float
         :math:`-\frac{1}{nd} \sum_i s_i \cdot (x_i - \bar x)`, one where the particles are spread as
-        the target is, below it where they are too close; the mean over restarts.
+        the target is, below it where they are too close; the mean over restarts. NaN on a torus.
+
+    fisher_ratio_ : float
+        Sides of Fisher's identity, :math:`E|s|^2 = -E \operatorname{div} s`, over each other, in
+        whitened coordinates: an identity that no flow uses. Below one particles sit on ridges of
+        the density, above it they stray from them. NaN on a torus, and where there are no more
+        particles than dimensions.
 
     n_iter_ : int
         Number of steps of the last fit; `history_` goes on over warm starts.
@@ -152,7 +159,7 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
     ConvergenceWarning
         When the discrepancy was still falling at the end, or a score became NaN.
     UserWarning
-        When the particles ended too close together, or there is only one.
+        When the particles ended too close together or miss Fisher's identity, or there is only one.
 
     See Also
     --------
@@ -267,7 +274,7 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
             tol=self.tol,
             n_restarts=self.n_restarts,
             on_torus=on_torus,
-            affine=estimator_type(self.target) != "density" and not self._goes_on(),
+            affine=self._starts_far(),
         )
         self._run_particles(
             flow.carrier,
@@ -277,7 +284,7 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
             stop=flow.stop,
             remedies=(
                 "Increase max_iter, or n_particles; a multimodal target may need init and "
-                "n_restarts. ksd() and spread_ratio_ tell how far off the cloud is."
+                "n_restarts. ksd() and fisher_ratio_ tell how far off the cloud is."
             ),
         )
         return self
@@ -302,6 +309,11 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
             density: minus the squared kernel Stein discrepancy of :meth:`ksd`, whatever X.
         """
         return self._score(X, y)
+
+    def _starts_far(self) -> bool:
+        """Tell whether the start may be far from the target: it is no sample, and not chosen."""
+        chosen = self._goes_on() or not (self.init is None or isinstance(self.init, str))
+        return estimator_type(self.target) != "density" and not chosen
 
     def _on_torus(self, target: Target) -> bool:
         """Tell whether all columns are angles, and refuse a mixture and a kernel that misfits."""

@@ -65,8 +65,8 @@ def whiten(x: Tensor) -> tuple[Tensor, Tensor]:
     .. math:: z = L^{-1} (x - \bar x), \qquad
         L L^\top = \tfrac1n \sum_i (x_i - \bar x)(x_i - \bar x)^\top
 
-    Few particles span no more than n - 1 dimensions. With fewer than twice as many as coordinates,
-    the covariance is mixed with its diagonal, in the share 1 - (n - 1) / (2 d).
+    The cloud spans no more than n - 1 dimensions. Where these are fewer than d, the covariance is
+    mixed with its diagonal, in the share 1 - (n - 1) / d.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def whiten(x: Tensor) -> tuple[Tensor, Tensor]:
             f"All {n} particles have the same value in coordinate {k}, so that the cloud has no "
             "spread to whiten by. Start from more particles, or spread them."
         )
-    missing = max(0.0, 1.0 - (n - 1) / (2 * d))
+    missing = max(0.0, 1.0 - (n - 1) / d)
     covariance = (1 - missing) * covariance
     # The rest keeps clouds that are flat up to rounding, as on the way from a poor start, regular.
     covariance += torch.diag((missing + 100 * torch.finfo(x.dtype).eps) * variances)

@@ -46,20 +46,21 @@ from skwgf.flows.carriers import ParticleCarrier, Velocity, VelocityField
 from skwgf.flows.loop import History
 
 # The Stein identities count as met at 40 / n of their mean square among independent draws, which
-# is 1 / n: each is off by some 6 / n then, the share of six particles. Beyond, noise is fitted.
-_SHARE, _LEAST_LEVEL = 40.0, 0.05
+# is 1 / n: each is off by some 6 / n then, the share of six particles. Beyond, noise is fitted. In
+# low dimension less is fitted, and the level is lower in proportion.
+_SHARE, _LEAST_LEVEL, _LARGE_DIMENSION = 40.0, 0.05, 10
 
 
-def stopping_level(n: int) -> float:
+def stopping_level(n: int, d: int = _LARGE_DIMENSION) -> float:
     """Return the energy at which a cloud of n particles is as good as such a field makes it.
 
     Examples
     --------
     >>> from skwgf.flows.whitened import stopping_level
-    >>> stopping_level(100), stopping_level(5000)
-    (0.4, 0.05)
+    >>> stopping_level(100), stopping_level(5000), round(stopping_level(100, d=2), 3)
+    (0.4, 0.05, 0.08)
     """
-    return min(1.0, max(_SHARE / n, _LEAST_LEVEL))
+    return min(1.0, d / _LARGE_DIMENSION) * min(1.0, max(_SHARE / n, _LEAST_LEVEL))
 
 
 def at_level(
@@ -117,12 +118,12 @@ class WhitenedStein:
 
     level : float, default=None
         Energy at which the cloud is left where it is, so that running on does no harm. None takes
-        :func:`stopping_level` of the number of particles.
+        :func:`stopping_level` of the numbers of particles and coordinates.
 
     Notes
     -----
     The field keeps no state. It moves with the coordinates: under an affine map of the target and
-    of the cloud the particles are mapped likewise, up to rounding, for more than 2d particles. A
+    of the cloud the particles are mapped likewise, up to rounding, for more than d particles. A
     step costs one evaluation of the score and :math:`O(n (m + d)^2)`.
 
     Examples
@@ -135,7 +136,7 @@ class WhitenedStein:
     >>> start = torch.randn(200, 1, generator=torch.Generator().manual_seed(0), dtype=torch.double)
     >>> x, info = affine_start(score_fn, start)
     >>> cloud = whitened_carrier(score_fn, x)
-    >>> result = run_flow(cloud, max_iter=300, stop=at_level(stopping_level(200)))
+    >>> result = run_flow(cloud, max_iter=300, stop=at_level(stopping_level(200, 1)))
     >>> result.converged, round(float(cloud.particles.exp().mean()), 1)
     (True, 2.0)
     """
@@ -175,7 +176,7 @@ class WhitenedStein:
         fit = regress_score_ratio(
             z, scores @ root, centers, 2 * d * self.bandwidth, self.reg, self.linear_weight
         )
-        level = stopping_level(n) if self.level is None else self.level
+        level = stopping_level(n, d) if self.level is None else self.level
         if fit.energy <= level:
             return Velocity(torch.zeros_like(x), fit.energy)
         speed = fit.velocity.norm(dim=1, keepdim=True) / math.sqrt(d)
