@@ -15,9 +15,9 @@ from skwgf.flows.affine import affine_start
 from skwgf.flows.loop import History
 from skwgf.flows.stein import SteinVelocity
 from skwgf.flows.steppers import Adagrad, Adam, Heun, Stepper
-from skwgf.flows.torus import RieszKernel, TorusVelocity
+from skwgf.flows.torus import TorusVelocity
 from skwgf.flows.whitened import CautiousEuler, WhitenedStein, at_level, stopping_level
-from skwgf.kernels import Gaussian, Kernel
+from skwgf.kernels import Gaussian, Kernel, RieszKernel
 from skwgf.targets import Target
 
 # Default steps: of the default flow; of rules that divide by the size of the velocity; else.
@@ -161,7 +161,4 @@ def _field(
     if not on_torus:
         kernel = Gaussian("median") if kernel is None else kernel
         return SteinVelocity(score_fn, cast(Kernel, kernel))
-    riesz = RieszKernel((z.shape[1] + 3) / 2) if kernel is None else cast(RieszKernel, kernel)
-    return TorusVelocity(
-        score_fn, z.shape[1], s=riesz.s, zero_mode=riesz.zero_mode, kind=riesz.kind
-    )
+    return TorusVelocity(score_fn, z.shape[1], cast("RieszKernel | None", kernel))

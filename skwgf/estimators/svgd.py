@@ -27,8 +27,7 @@ from skwgf.estimators._sampler import (
     warn_of_one_particle,
 )
 from skwgf.estimators._stein_flow import Minibatches, stein_flow
-from skwgf.flows.torus import RieszKernel
-from skwgf.kernels import Kernel
+from skwgf.kernels import Kernel, RieszKernel
 from skwgf.targets import Target
 
 

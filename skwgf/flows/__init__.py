@@ -9,7 +9,7 @@ from skwgf.flows.sliced import random_directions, sliced_velocity
 from skwgf.flows.spectral import solve_mean_field
 from skwgf.flows.stein import SteinVelocity, ksd_plateau, resolvent
 from skwgf.flows.steppers import Adagrad, Adam, Heun, euler, projected_euler
-from skwgf.flows.torus import RieszKernel, TorusVelocity
+from skwgf.flows.torus import TorusVelocity
 from skwgf.flows.transport import debiased_velocity, tracked_velocity, transport_velocity
 from skwgf.flows.whitened import CautiousEuler, WhitenedStein, fisher_ratio
 
@@ -22,7 +22,6 @@ __all__ = [
     "Heun",
     "NetworkCarrier",
     "ParticleCarrier",
-    "RieszKernel",
     "SinkhornVelocity",
     "SteinVelocity",
     "TorusVelocity",

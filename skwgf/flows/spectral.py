@@ -5,7 +5,7 @@ A density :math:`\rho` on :math:`\mathbb{T}^d`, d = 1 or 2, towards :math:`\pi \
 .. math:: \partial_t \rho = - \operatorname{div}(\rho v), \qquad
     v = k * (- \rho \nabla V - \nabla \rho) ,
 
-with a kernel of :class:`~skwgf.flows.torus.RieszKernel`. Along it
+with a kernel of :class:`~skwgf.kernels.RieszKernel`. Along it
 :math:`\frac{d}{dt} \mathrm{KL}(\rho_t | \pi) = -I(\rho_t)`, I the squared kernel Stein discrepancy.
 
 To first order about the uniform target the Fourier mode :math:`\xi` decays like
@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from skwgf._tensor import best_float
-from skwgf.flows.torus import RieszKernel
+from skwgf.kernels import RieszKernel
 
 _CFL = 1.5  # dt times the largest frequency times the speed; the Runge-Kutta step allows 2.8
 _STABLE = 2.0  # dt times the largest rate of decay; it allows 2.78
@@ -135,7 +135,7 @@ def solve_mean_field(
 
     >>> import math, torch
     >>> from skwgf.flows.spectral import solve_mean_field, torus_grid
-    >>> from skwgf.flows.torus import RieszKernel
+    >>> from skwgf.kernels import RieszKernel
     >>> start = 1 + 0.5 * torch.cos(2 * torch.pi * torus_grid(64, 1)[:, 0])
     >>> path = solve_mean_field(start, [0.0, 1.0, 2.0], RieszKernel(1.0))
     >>> [round(float(row[0]), 4) for row in path.density]
@@ -280,7 +280,7 @@ class _Equation:
         self.resolved = resolved
         self.slopes = 2j * math.pi * frequencies.to(dtype)
         self.kept_slopes = self.slopes * resolved
-        self.symbol = kernel.symbol(squares, self.top).to(dtype) * resolved
+        self.symbol = kernel.resolve(density.ndim).symbol(squares, self.top).to(dtype) * resolved
         values = torch.zeros_like(density) if potential is None else potential
         waves = self.transform(values.to(dtype)) * resolved
         smooth = self.back(waves)

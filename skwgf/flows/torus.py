@@ -31,9 +31,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
 import numpy as np
 import torch
@@ -41,90 +39,12 @@ from torch import Tensor
 
 from skwgf._tensor import best_float, to_numpy, to_tensor
 from skwgf.flows.carriers import Velocity
+from skwgf.kernels import RieszKernel
 
 _DEFAULT_MODES = {1: 128, 2: 24, 3: 8}
 _LARGEST_EXACT = 8  # order up to which Bernoulli polynomials serve; above, few modes say it all
-_CUT_OFF = (36.0, 8)  # exp(-36 (|xi|^2 / M^2)^8): 0.9995 at M / 2, 2e-16 at M
 _BLOCK_ENTRIES = 2**19  # entries of the matrices of a block of particles, about a cache
 _KEPT_ENTRIES = 2**23  # entries of the tables of all blocks that are kept for the second pass
-
-
-@dataclass(frozen=True)
-class RieszKernel:
-    r"""A kernel on the torus, by its Fourier coefficients.
-
-    .. math:: \hat k(\xi) = |2 \pi \xi|^{-2 s} \quad (\xi \ne 0), \qquad
-        \hat k(0) = \text{zero\_mode}
-
-    Parameters
-    ----------
-    s : float, default=None
-        Order, above 0. None only for the saturated Coulomb kernel, whose order is one.
-
-    zero_mode : {0, 1}, default=0
-        Coefficient of the constant. With 1 the mean of the score drives all particles alike, at a
-        rate :math:`|\nabla \log \pi|^2` that leaves those of all other modes far behind: steps must
-        be as small as that. The target is the only point of rest with either.
-
-    kind : {"riesz", "coulomb"}, default="riesz"
-        "coulomb" is the saturated Coulomb kernel: s = 1 for resolved modes, times a fast and smooth
-        cut-off at :math:`|\xi| = M`. All resolved modes decay at about one rate, in any dimension,
-        and the kernel is smooth.
-
-    Raises
-    ------
-    ValueError
-        If a parameter is out of its range.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skwgf.flows.torus import RieszKernel
-    >>> squares = torch.tensor([0.0, 1.0, 4.0])  # |xi|^2
-    >>> (RieszKernel(2.0).symbol(squares, 8) * (2 * torch.pi) ** 4).tolist()
-    [0.0, 1.0, 0.0625]
-    """
-
-    s: float | None = None
-    zero_mode: int = 0
-    kind: Literal["riesz", "coulomb"] = "riesz"
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("riesz", "coulomb"):
-            raise ValueError(f"kind must be 'riesz' or 'coulomb', got {self.kind!r}.")
-        if self.zero_mode not in (0, 1):
-            raise ValueError(f"zero_mode must be 0 or 1, got {self.zero_mode!r}.")
-        if self.kind == "coulomb":
-            if self.s not in (None, 1):
-                raise ValueError(f"The Coulomb kernel has s = 1, got s={self.s!r}: leave s out.")
-        elif self.s is None or not 0 < self.s < math.inf:
-            raise ValueError(f"s must be a positive number, got {self.s!r}.")
-
-    @property
-    def order(self) -> float:
-        """The order s, one for the Coulomb kernel."""
-        return 1.0 if self.s is None else float(self.s)
-
-    def symbol(self, squares: Tensor, n_modes: int) -> Tensor:
-        r"""Return the Fourier coefficients.
-
-        Parameters
-        ----------
-        squares : Tensor
-            :math:`|\xi|^2`.
-
-        n_modes : int
-            Highest resolved frequency M, where the Coulomb kernel is cut off.
-
-        Returns
-        -------
-        Tensor of the shape of `squares`
-        """
-        values = (4 * math.pi**2 * squares.clamp(min=1)) ** -self.order
-        if self.kind == "coulomb":
-            strength, power = _CUT_OFF
-            values = values * torch.exp(-strength * (squares / n_modes**2) ** power)
-        return torch.where(squares == 0, float(self.zero_mode), values)
 
 
 def wrap(x: Tensor) -> Tensor:
@@ -343,14 +263,8 @@ class TorusVelocity:
     d : {1, 2, 3}
         Dimension.
 
-    s : float, default=None
-        Order of the kernel. None is (d + 3) / 2, for which the velocity is smooth.
-
-    zero_mode : {0, 1}, default=0
-        Coefficient of the constant, see :class:`RieszKernel`.
-
-    kind : {"riesz", "coulomb"}, default="riesz"
-        "coulomb" is the saturated Coulomb kernel, of any d.
+    kernel : RieszKernel, default=None
+        None has the order (d + 3) / 2, for which the velocity is smooth.
 
     n_modes : int, default=None
         Highest frequency M of a coordinate; the series has :math:`(2M + 1)^d` terms. None is exact
@@ -406,24 +320,21 @@ class TorusVelocity:
         self,
         score_fn: Callable[[Tensor], Tensor],
         d: int,
+        kernel: RieszKernel | None = None,
         *,
-        s: float | None = None,
-        zero_mode: int = 0,
-        kind: Literal["riesz", "coulomb"] = "riesz",
         n_modes: int | None = None,
     ) -> None:
         if d not in _DEFAULT_MODES:
             raise ValueError(f"d must be 1, 2 or 3, got {d!r}.")
         if n_modes is not None and n_modes < 1:
             raise ValueError(f"n_modes must be at least 1, got {n_modes!r}.")
-        if kind == "riesz" and s is None:
-            s = (d + 3) / 2
         self.score_fn = score_fn
         self.d = d
-        self.kernel = RieszKernel(s, zero_mode, kind)
-        if kind == "riesz":
-            _check_order(self.kernel.order, d)
-        exact = kind == "riesz" and d == 1 and self.kernel.order in range(1, _LARGEST_EXACT + 1)
+        self.kernel = (RieszKernel() if kernel is None else kernel).resolve(d)
+        riesz = self.kernel.kind == "riesz"
+        if riesz:
+            _check_order(self._order(), d)
+        exact = riesz and d == 1 and self._order() in range(1, _LARGEST_EXACT + 1)
         self.n_modes = _DEFAULT_MODES[d] if n_modes is None and not exact else n_modes
         self._weights: Tensor | None = None
 
@@ -440,13 +351,17 @@ class TorusVelocity:
             )
         if self.n_modes is None:
             velocity = line_velocity(
-                x[:, 0], scores[:, 0], int(self.kernel.order), zero_mode=self.kernel.zero_mode
+                x[:, 0], scores[:, 0], int(self._order()), zero_mode=self.kernel.zero_mode
             )
             return Velocity(velocity.direction[:, None], velocity.energy)
         weights = self._weights
         if weights is None or (weights.dtype, weights.device) != (x.dtype, x.device):
             self._weights = weights = mode_weights(self.kernel, self.d, self.n_modes, x)
         return fourier_velocity(x, scores, weights)
+
+    def _order(self) -> float:
+        """Return the order of the kernel."""
+        return float(self.kernel.s or 0)
 
 
 def _check_order(s: float, d: int) -> None:
@@ -455,7 +370,7 @@ def _check_order(s: float, d: int) -> None:
         raise ValueError(
             f"The kernel sum_xi |2 pi xi|^(-2 s) exp(2 pi i xi.x) is infinite at zero unless "
             f"s > d / 2 = {d / 2:g}, got s={s:g}. Leave s out for (d + 3) / 2 = {(d + 3) / 2:g}, "
-            "or pass kind='coulomb' for the saturated Coulomb kernel."
+            "or take kind='coulomb', the saturated Coulomb kernel."
         )
     if s <= (d + 1) / 2:
         warnings.warn(

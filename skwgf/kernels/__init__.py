@@ -4,6 +4,7 @@ from skwgf.kernels.base import Kernel, SteinField
 from skwgf.kernels.combined import Preconditioned, Scaled, Sum
 from skwgf.kernels.linear import Linear
 from skwgf.kernels.radial import Gaussian, InverseMultiquadric, Laplace, Matern
+from skwgf.kernels.riesz import RieszKernel
 
 __all__ = [
     "Gaussian",
@@ -13,6 +14,7 @@ __all__ = [
     "Linear",
     "Matern",
     "Preconditioned",
+    "RieszKernel",
     "Scaled",
     "SteinField",
     "Sum",

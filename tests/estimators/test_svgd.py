@@ -16,9 +16,8 @@ from sklearn.preprocessing import StandardScaler
 
 from skwgf import SVGDSampler
 from skwgf.estimators._predictions import mixture_quantiles
-from skwgf.flows.torus import RieszKernel
 from skwgf.kernels import Gaussian as GaussianKernel
-from skwgf.kernels import InverseMultiquadric, Laplace, Matern
+from skwgf.kernels import InverseMultiquadric, Laplace, Matern, RieszKernel
 from skwgf.targets import (
     Gaussian,
     GaussianMixture,

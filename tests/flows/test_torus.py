@@ -10,13 +10,13 @@ import torch
 
 from skwgf.flows import ParticleCarrier, run_flow
 from skwgf.flows.torus import (
-    RieszKernel,
     TorusVelocity,
     fourier_velocity,
     line_velocity,
     mode_weights,
     wrap,
 )
+from skwgf.kernels import RieszKernel
 
 
 def cloud(n, d, seed=0, dtype=torch.float64):
@@ -79,8 +79,8 @@ def test_the_line_against_all_pairs(s, zero_mode):
 def test_the_line_against_the_series(s, n_modes):
     # The tail of the velocity is below sum_(m > M) 2 (2 pi m)^(1 - 2 s).
     x = cloud(40, 1)
-    exact = TorusVelocity(tilted, 1, s=s, zero_mode=1)
-    series = TorusVelocity(tilted, 1, s=s, zero_mode=1, n_modes=n_modes)
+    exact = TorusVelocity(tilted, 1, RieszKernel(s, 1))
+    series = TorusVelocity(tilted, 1, RieszKernel(s, 1), n_modes=n_modes)
     assert (exact.n_modes, series.n_modes) == (None, n_modes)
     gap = (exact(x).direction - series(x).direction).abs().max()
     assert gap < 1e-10
@@ -95,7 +95,7 @@ def test_the_series_against_autograd(d, kind):
     # Velocity and k_pi from the complex series and derivatives of it: catches a factor of a mode
     # on an axis, a wrong sign of the repulsion, axes that are mixed up.
     n, n_modes = 4, {1: 6, 2: 3, 3: 2}[d]
-    field = TorusVelocity(tilted, d, kind=kind, n_modes=n_modes, zero_mode=1)
+    field = TorusVelocity(tilted, d, RieszKernel(None, 1, kind), n_modes=n_modes)
     x = cloud(n, d)
     scores = tilted(x)
     direction, energy = torch.zeros_like(x), 0.0
@@ -136,7 +136,10 @@ def test_a_wave_decays_at_its_rate(d):
     size = 1e-6
     wave = size * xi * torch.sin(2 * math.pi * lattice @ xi)[:, None]
     for s, n_modes in ((3.0, None if d == 1 else 6), (2.5, 6)):
-        velocity = TorusVelocity(torch.zeros_like, d, s=s, n_modes=n_modes)(lattice + wave)
+        field = TorusVelocity(torch.zeros_like, d, RieszKernel(s), n_modes=n_modes)
+        velocity = field(lattice + wave)
+            lattice + wave
+        )
         rate = (4 * math.pi**2 * float(xi.square().sum())) ** (1 - s)
         # Second order in the size; on the line the lattice itself has the error 1 / n^2.
         assert (velocity.direction + rate * wave).abs().max() < 1e-4 * rate * size * 4
@@ -149,7 +152,7 @@ def test_all_resolved_modes_of_the_saturated_kernel_decay_alike(d):
     rates = 4 * math.pi**2 * squares * kernel.symbol(squares, 20)
     assert (rates - 1).abs().max() < 2e-3
     assert float(kernel.symbol(squares.new_tensor(400.0), 20)) < 1e-15
-    field = TorusVelocity(torch.zeros_like, d, kind="coulomb", n_modes=8)
+    field = TorusVelocity(torch.zeros_like, d, RieszKernel(kind="coulomb"), n_modes=8)
     assert field(cloud(30, d)).energy > 0
 
 
@@ -159,10 +162,10 @@ def test_symmetries(d, s):
     x = cloud(60, d, seed=1)
     shift = cloud(1, d, seed=2)
     shuffle = torch.randperm(60, generator=torch.Generator().manual_seed(0))
-    base = TorusVelocity(tilted, d, s=s)(x)
-    moved = TorusVelocity(lambda z: tilted(z - shift), d, s=s)(x + shift)
-    turned = TorusVelocity(tilted, d, s=s)(x + torch.arange(-30.0, 30.0)[:, None])
-    shuffled = TorusVelocity(tilted, d, s=s)(x[shuffle])
+    base = TorusVelocity(tilted, d, RieszKernel(s))(x)
+    moved = TorusVelocity(lambda z: tilted(z - shift), d, RieszKernel(s))(x + shift)
+    turned = TorusVelocity(tilted, d, RieszKernel(s))(x + torch.arange(-30.0, 30.0)[:, None])
+    shuffled = TorusVelocity(tilted, d, RieszKernel(s))(x[shuffle])
     for other in (moved, turned):
         torch.testing.assert_close(other.direction, base.direction, rtol=1e-9, atol=1e-11)
         assert other.energy == pytest.approx(base.energy, rel=1e-9)
@@ -185,7 +188,7 @@ def test_blocks_and_tables_made_twice_change_nothing(d, monkeypatch):
 @pytest.mark.parametrize(("d", "s"), [(1, 2), (1, 2.5), (2, None), (3, None)])
 def test_single_precision(d, s):
     x = cloud(2000, d, dtype=torch.float32)
-    field = TorusVelocity(tilted, d, s=s)
+    field = TorusVelocity(tilted, d, RieszKernel(s))
     velocity, wide = field(x), field(x.double())
     assert velocity.direction.dtype == torch.float32
     assert (velocity.direction - wide.direction).abs().max() < 2e-5 * wide.direction.abs().max()
@@ -219,21 +222,21 @@ def test_particles_end_at_the_law_of_the_target():
 def test_orders_that_are_too_small():
     for d in (1, 2, 3):
         with pytest.raises(ValueError, match=r"s > d / 2 = .*coulomb"):
-            TorusVelocity(tilted, d, s=d / 2)
+            TorusVelocity(tilted, d, RieszKernel(d / 2))
         with pytest.warns(UserWarning, match=r"\(d \+ 1\) / 2"):
-            TorusVelocity(tilted, d, s=(d + 1) / 2)
-        TorusVelocity(tilted, d, kind="coulomb")
-        assert TorusVelocity(tilted, d).kernel.order == (d + 3) / 2
+            TorusVelocity(tilted, d, RieszKernel((d + 1) / 2))
+        TorusVelocity(tilted, d, RieszKernel(kind="coulomb"))
+        assert TorusVelocity(tilted, d).kernel.s == (d + 3) / 2
 
 
 def test_bad_arguments():
     for arguments, match in (
         ({"d": 4}, "d must be"),
         ({"d": 1, "n_modes": 0}, "n_modes"),
-        ({"d": 1, "zero_mode": 2}, "zero_mode"),
-        ({"d": 1, "kind": "gauss"}, "kind"),
-        ({"d": 1, "kind": "coulomb", "s": 2}, "leave s out"),
-        ({"d": 1, "s": math.inf}, "positive number"),
+        ({"d": 1, "kernel": RieszKernel(zero_mode=2)}, "zero_mode"),
+        ({"d": 1, "kernel": RieszKernel(kind="gauss")}, "kind"),
+        ({"d": 1, "kernel": RieszKernel(2, kind="coulomb")}, "leave s out"),
+        ({"d": 1, "kernel": RieszKernel(math.inf)}, "positive number"),
     ):
         with pytest.raises(ValueError, match=match):
             TorusVelocity(tilted, **arguments)
