@@ -163,12 +163,11 @@ def test_particles_follow_the_density(strength):
     start, potential = tilted_start(n_grid), strength * cosine(n_grid)
     times = [0.0, 20.0, 100.0]
     path = solve_mean_field(start, times, RieszKernel(2.0), potential=potential, max_step=step)
+
     def score(z):
         return 2 * math.pi * strength * torch.sin(2 * math.pi * z)
 
     field = TorusVelocity(score, 1, RieszKernel(2.0))
-        lambda z: 2 * math.pi * strength * torch.sin(2 * math.pi * z), 1, RieszKernel(2.0)
-    )
     grid, even = torus_grid(n_grid, 1)[:, 0], torch.full((n,), 1 / n, dtype=torch.float64)
     x, now = quantiles(start, n)[:, None], 0.0
     for time, density, dissipation in zip(times, path.density, path.dissipation, strict=True):

@@ -138,8 +138,6 @@ def test_a_wave_decays_at_its_rate(d):
     for s, n_modes in ((3.0, None if d == 1 else 6), (2.5, 6)):
         field = TorusVelocity(torch.zeros_like, d, RieszKernel(s), n_modes=n_modes)
         velocity = field(lattice + wave)
-            lattice + wave
-        )
         rate = (4 * math.pi**2 * float(xi.square().sum())) ** (1 - s)
         # Second order in the size; on the line the lattice itself has the error 1 / n^2.
         assert (velocity.direction + rate * wave).abs().max() < 1e-4 * rate * size * 4
