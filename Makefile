@@ -22,7 +22,9 @@ SPHINX_ARGS ?= -W --keep-going
 VENV := .venv
 BENCH_VENV := .venv-bench
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
-BENCHMARKS ?= benchmarks/ring.py benchmarks/digits_adaptation.py benchmarks/sinkhorn_engine.py
+BENCHMARKS ?= $(addprefix benchmarks/, sinkhorn_engine.py ring.py one_step.py mode_coverage.py \
+    finite_sample.py tables.py digits_generation.py digits_adaptation.py \
+    svgd.py svgd_posteriors.py svgd_recipe.py torus.py)
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

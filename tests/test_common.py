@@ -8,8 +8,15 @@ from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skwgf
-from skwgf import SinkhornFlowGenerator, W2FlowGenerator
+from skwgf import SinkhornFlowGenerator, SVGDSampler, W2FlowGenerator
+from skwgf.kernels import Gaussian
+from skwgf.targets import (
+    LinearRegressionPosterior,
+    LogisticRegressionPosterior,
+    NeuralNetworkPosterior,
+)
 
+NETWORK = NeuralNetworkPosterior(hidden_layer_sizes=(5,))
 ESTIMATORS = [
     W2FlowGenerator(max_iter=5),
     W2FlowGenerator("minibatch", max_iter=5),
@@ -19,10 +26,16 @@ ESTIMATORS = [
     SinkhornFlowGenerator(persistence=2, max_iter=5),
     SinkhornFlowGenerator("kl", standardize=False, batch_size=64, max_iter=2),
     SinkhornFlowGenerator("mmd", feature_map=StandardScaler(), batch_size=64, max_iter=2),
+    SVGDSampler(n_particles=50),
+    SVGDSampler(LinearRegressionPosterior(), n_particles=50),
+    SVGDSampler(LogisticRegressionPosterior(), n_particles=50),
+    SVGDSampler(kernel=Gaussian("median"), n_particles=20, max_iter=10),
+    SVGDSampler(NETWORK, kernel=Gaussian("median"), n_particles=20, max_iter=60),
 ]
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:The particles of SVGDSampler:UserWarning")
 @parametrize_with_checks(ESTIMATORS)
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
