@@ -237,7 +237,7 @@ def draw(raw: pd.DataFrame, path: Path) -> None:
         row[0].set_ylabel(COLUMNS[column])
     for axis in axes[0]:
         axis.axhline(1.0, color="0.5", lw=1, ls="--")
-    axes[0, 0].legend(fontsize="small")
+    axes[1, 1].legend(*axes[0, 0].get_legend_handles_labels(), fontsize="small")
     save_picture(figure, path)
 
 
