@@ -31,7 +31,7 @@ from skwgf.estimators._generator import choose
 from skwgf.flows import FlowResult, ParticleCarrier
 from skwgf.flows.stein import ksd_squared
 from skwgf.flows.whitened import fisher_ratio
-from skwgf.kernels import InverseMultiquadric
+from skwgf.kernels import InverseMultiquadric, Kernel
 from skwgf.targets import KernelDensityTarget, Target
 
 # Independent random streams of one fit.
@@ -122,25 +122,29 @@ class SamplerMixin:
         rows: NDArray[Any] = self.particles_[to_numpy(choose(len(self.particles_), n, generator))]
         return rows
 
-    def ksd(self) -> float:
+    def ksd(self, *, kernel: Kernel | None = None) -> float:
         r"""Return the kernel Stein discrepancy of the particles from the target.
 
-        The kernel is :math:`(1 + |z - z'|^2/h)^{-1/2}` in the coordinates that the target is
-        sampled in, h the median of :math:`|z - z'|^2`; it is not the one that moved them.
+        Parameters
+        ----------
+        kernel : Kernel, default=None
+            None is :math:`(1 + |z - z'|^2)^{-1/2}`, the same for all fits, so that they compare;
+            ``InverseMultiquadric("scale")`` suits a target of another scale better. It acts in the
+            coordinates that the target is sampled in.
 
         Returns
         -------
         float
             At least 0. Independent draws of the target have about :math:`1/\sqrt n` times the root
-            of the mean of :math:`k_\pi(z, z)`.
+            of the mean of :math:`k_\pi(z, z)`, see :func:`skwgf.metrics.ksd`.
         """
         check_is_fitted(self, "particles_")
-        return math.sqrt(self._ksd_squared())
+        return math.sqrt(self._ksd_squared(kernel))
 
-    def _ksd_squared(self) -> float:
-        """Return KSD^2 of the particles under a fixed kernel."""
+    def _ksd_squared(self, kernel: Kernel | None = None) -> float:
+        """Return KSD^2 of the particles."""
         z = self._cloud
-        kernel = InverseMultiquadric(bandwidth="scale").resolve(z)
+        kernel = (InverseMultiquadric(1.0) if kernel is None else kernel).resolve(z)
         return float(ksd_squared(z, self.target_.grad_log_prob(z), kernel))
 
     def _run_particles(
