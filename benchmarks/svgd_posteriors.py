@@ -604,10 +604,10 @@ start and of the checks around the flow are counted.
 ## Beside the classic algorithm, at the same number of evaluations
 
 Largest error over the seeds; sd ratios; step size. All classic rows have a Gaussian kernel with a
-median heuristic and Adagrad; their step is the better of {" and ".join(map(str, STEPS))} by the error on
-the first seed against the reference, which no user could choose by. The peers, which are slow, and
-the longer row run on the first seed only, one run a step size. JAX runs in double precision
-and its seconds contain the compilation.
+median heuristic and Adagrad; their step is the better of {" and ".join(map(str, STEPS))}, by the
+error on the first seed against the reference, which no user could choose by. The peers, which are
+slow, and the longer row run on the first seed only. JAX runs in double precision, and its seconds
+contain the compilation.
 
 {method_table(parts["posteriors"])}
 

@@ -161,33 +161,44 @@ class SamplerMixin:
             }
 
         self._run(carrier, X=X, y=y, fitted=fitted, **options)
+        self._judge(target)
+
+    def _judge(self, target: Target) -> None:
+        """Set the figures of the cloud, and warn where they are off."""
         self.spread_ratio_ = self.fisher_ratio_ = math.nan
+        name, cloud = type(self).__name__, self._cloud
+        scores = target.grad_log_prob(cloud)
+        lost = ~scores.isfinite().all(1)
+        if bool(lost.any()):
+            k = int(lost.nonzero()[0, 0])
+            _warn(
+                f"The score is not finite at particle {k} of {name}, "
+                f"{self.particles_[k].tolist()}: the flow cannot go on from there. Declare the "
+                "support of the target, or reduce step_size."
+            )
+            return
         if any(block.name == "torus" for block in target.support_.blocks):
             return
-        clouds = torch.tensor_split(self._cloud, self.n_restarts)
-        self.spread_ratio_ = _mean(spread_ratio(z, target.grad_log_prob(z)) for z in clouds)
-        if len(clouds[0]) <= self._cloud.shape[1]:  # no covariance to whiten by
+        clouds = torch.tensor_split(cloud, self.n_restarts)
+        parts = torch.tensor_split(scores, self.n_restarts)
+        self.spread_ratio_ = _mean(map(spread_ratio, clouds, parts))
+        if len(clouds[0]) <= cloud.shape[1]:  # no covariance to whiten by
             return
         coins = make_generator(0)
         self.fisher_ratio_ = _mean(
             fisher_ratio(target.grad_log_prob, z, generator=coins) for z in clouds
         )
-        name = type(self).__name__
         if self.spread_ratio_ < _LEAST_SPREAD:
-            warnings.warn(
+            _warn(
                 f"The particles of {name} are closer together than the target's law: their spread "
                 f"ratio is {self.spread_ratio_:.2g}, not 1. The default flow (kernel=None) and "
-                "more particles keep the spread; more iterations may.",
-                UserWarning,
-                stacklevel=caller_level(),
+                "more particles keep the spread; more iterations may."
             )
         elif not _LEAST_FISHER < self.fisher_ratio_ < _MOST_FISHER:
-            warnings.warn(
+            _warn(
                 f"The particles of {name} miss Fisher's identity: the ratio of its sides is "
                 f"{self.fisher_ratio_:.2g}, not 1. They stray from ridges of the target, or sit on "
-                "them. More particles help, and so does a parametrisation with fewer ridges.",
-                UserWarning,
-                stacklevel=caller_level(),
+                "them. More particles help, and so does a parametrisation with fewer ridges."
             )
 
     def _score(self, X: Any, y: Any) -> float:
@@ -277,6 +288,11 @@ def spread_ratio(z: Tensor, scores: Tensor) -> float:
     return -float((scores * (z - z.mean(0))).sum(1).mean()) / z.shape[1]
 
 
+def _warn(message: str) -> None:
+    """Warn the user, on the line that called into the package."""
+    warnings.warn(message, UserWarning, stacklevel=caller_level())
+
+
 def _mean(figures: Iterable[float]) -> float:
     """Return the mean over restarts."""
     return float(np.mean(list(figures)))
@@ -299,9 +315,7 @@ def _spread(cloud: Tensor, rows: Tensor, generator: torch.Generator, *, every: b
 def warn_of_one_particle(n: int, name: str) -> None:
     """Warn that a single particle has no spread."""
     if n == 1:
-        warnings.warn(
+        _warn(
             f"{name} has a single particle: it climbs to a mode of the target and says nothing "
-            "of its spread. Set n_particles, 200 for instance.",
-            UserWarning,
-            stacklevel=caller_level(),
+            "of its spread. Set n_particles, 200 for instance."
         )

@@ -286,18 +286,21 @@ class TestBadInput:
             SVGDSampler(target).fit(start)
 
     def test_nan_after_some_steps_keeps_the_last_good_state(self):
-        calls = []
-
         def log_density(x):
-            calls.append(len(x))
-            return -x.square().sum(1) * (torch.nan if len(calls) > 20 else 0.5)
+            return torch.where(x[:, 0] < 0, torch.nan, -0.5 * x.square().sum(1))
 
+        start = np.abs(cloud(20)) + 3
         sampler = SVGDSampler(
-            LogDensity(log_density, 2, batched=True), kernel=GaussianKernel(1.0), step_size=0.01
+            LogDensity(log_density, 2, batched=True), kernel=GaussianKernel(1.0), step_size=0.1
         )
-        with pytest.warns(ConvergenceWarning, match="NaN or infinity"):
-            sampler.fit(cloud(20) + 3)
+        with (
+            pytest.warns(ConvergenceWarning, match="NaN or infinity"),
+            pytest.warns(UserWarning, match="not finite at particle") as caught,
+        ):
+            sampler.fit(start)
         assert np.isfinite(sampler.particles_).all()
+        first = int(np.flatnonzero(sampler.particles_[:, 0] < 0)[0])
+        assert any(f"particle {first} of" in str(warning.message) for warning in caught)
 
     def test_one_particle_climbs_and_is_reported(self):
         with pytest.warns(UserWarning, match="single particle"):
