@@ -1,7 +1,7 @@
 """
-=======================
+========================
 A table of mixed columns
-=======================
+========================
 
 Numbers in different units, whole numbers and categories: how such a table is generated, and how the
 draws come back as a table of the same kind.

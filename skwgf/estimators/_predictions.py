@@ -129,7 +129,8 @@ class PredictionMixin:
         -------
         ndarray of shape (n_samples, n_classes)
         """
-        logs: NDArray[Any] = np.log(np.maximum(self.predict_proba(X), np.finfo(np.float64).tiny))
+        proba = self.predict_proba(X)
+        logs: NDArray[Any] = np.log(proba.clip(np.finfo(proba.dtype).tiny))
         return logs
 
     @available_if(_is("density"))
@@ -194,7 +195,7 @@ class PredictionMixin:
 
     def _blocks(self, n: int) -> list[slice]:
         """Return slices of n rows that bound the memory."""
-        width = len(self._cloud) * max(len(getattr(self.target_, "classes_", ())), 1)
+        width = len(self._cloud) * self.target_.row_width
         size = max(_BLOCK // width, 1)
         return [slice(first, first + size) for first in range(0, n, size)]
 

@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,8 +30,9 @@ from skwgf.base import caller_level
 from skwgf.estimators._generator import choose
 from skwgf.flows import FlowResult, ParticleCarrier
 from skwgf.flows.stein import ksd_squared
+from skwgf.flows.torus import TorusVelocity
 from skwgf.flows.whitened import fisher_ratio
-from skwgf.kernels import InverseMultiquadric, Kernel
+from skwgf.kernels import InverseMultiquadric, Kernel, RieszKernel
 from skwgf.targets import KernelDensityTarget, Target
 
 # Independent random streams of one fit.
@@ -51,6 +52,11 @@ def estimator_type(target: Target | None) -> str | None:
         return "density"
     kind: str | None = getattr(target, "estimator_type", None)
     return kind or ("density" if target.learns_from_data else None)
+
+
+def on_torus(target: Target) -> bool:
+    """Tell whether all columns of a fitted target are angles."""
+    return all(block.name == "torus" for block in target.support_.blocks)
 
 
 class SamplerMixin:
@@ -122,15 +128,16 @@ class SamplerMixin:
         rows: NDArray[Any] = self.particles_[to_numpy(choose(len(self.particles_), n, generator))]
         return rows
 
-    def ksd(self, *, kernel: Kernel | None = None) -> float:
+    def ksd(self, *, kernel: Kernel | RieszKernel | None = None) -> float:
         r"""Return the kernel Stein discrepancy of the particles from the target.
 
         Parameters
         ----------
-        kernel : Kernel, default=None
+        kernel : Kernel or RieszKernel, default=None
             None is :math:`(1 + |z - z'|^2)^{-1/2}`, the same for all fits, so that they compare;
             ``InverseMultiquadric("scale")`` suits a target of another scale better. It acts in the
-            coordinates that the target is sampled in.
+            coordinates that the target is sampled in. On a torus it is a RieszKernel, None the one
+            of order (d + 3) / 2.
 
         Returns
         -------
@@ -141,11 +148,14 @@ class SamplerMixin:
         check_is_fitted(self, "particles_")
         return math.sqrt(self._ksd_squared(kernel))
 
-    def _ksd_squared(self, kernel: Kernel | None = None) -> float:
+    def _ksd_squared(self, kernel: Kernel | RieszKernel | None = None) -> float:
         """Return KSD^2 of the particles."""
-        z = self._cloud
-        kernel = (InverseMultiquadric(1.0) if kernel is None else kernel).resolve(z)
-        return float(ksd_squared(z, self.target_.grad_log_prob(z), kernel))
+        z, score_fn = self._cloud, self.target_.grad_log_prob
+        if on_torus(self.target_):
+            field = TorusVelocity(score_fn, z.shape[1], cast("RieszKernel | None", kernel))
+            return max(field(z).energy, 0.0)
+        kernel = cast(Kernel, kernel) if kernel is not None else InverseMultiquadric(1.0)
+        return float(ksd_squared(z, score_fn(z), kernel.resolve(z)))
 
     def _run_particles(
         self, carrier: ParticleCarrier, target: Target, *, X: NDArray[Any], y: Any, **options: Any
@@ -168,33 +178,35 @@ class SamplerMixin:
         self.spread_ratio_ = self.fisher_ratio_ = math.nan
         name, cloud = type(self).__name__, self._cloud
         scores = target.grad_log_prob(cloud)
-        lost = ~scores.isfinite().all(1)
+        lost = ~(scores.isfinite().all(1) & target.log_prob(cloud).isfinite())
         if bool(lost.any()):
             k = int(lost.nonzero()[0, 0])
             _warn(
-                f"The score is not finite at particle {k} of {name}, "
+                f"The log density or its score is not finite at particle {k} of {name}, "
                 f"{self.particles_[k].tolist()}: the flow cannot go on from there. Declare the "
                 "support of the target, or reduce step_size."
             )
             return
-        if any(block.name == "torus" for block in target.support_.blocks):
+        if on_torus(target):
             return
         clouds = torch.tensor_split(cloud, self.n_restarts)
         parts = torch.tensor_split(scores, self.n_restarts)
         self.spread_ratio_ = _mean(map(spread_ratio, clouds, parts))
-        if len(clouds[0]) <= cloud.shape[1]:  # no covariance to whiten by
+        if len(clouds[0]) > 1 and self.spread_ratio_ < _LEAST_SPREAD:
+            _warn(
+                f"The particles of {name} are closer together than the target's law: their spread "
+                f"ratio is {self.spread_ratio_:.2g}, not 1. The default flow (kernel=None) with "
+                "more particles than dimensions keeps the spread; more iterations may."
+            )
+            return
+        flat = any(bool((z.std(0, correction=0) == 0).any()) for z in clouds)
+        if flat or len(clouds[0]) <= cloud.shape[1]:  # no covariance to whiten by
             return
         coins = make_generator(0)
         self.fisher_ratio_ = _mean(
             fisher_ratio(target.grad_log_prob, z, generator=coins) for z in clouds
         )
-        if self.spread_ratio_ < _LEAST_SPREAD:
-            _warn(
-                f"The particles of {name} are closer together than the target's law: their spread "
-                f"ratio is {self.spread_ratio_:.2g}, not 1. The default flow (kernel=None) and "
-                "more particles keep the spread; more iterations may."
-            )
-        elif not _LEAST_FISHER < self.fisher_ratio_ < _MOST_FISHER:
+        if not _LEAST_FISHER < self.fisher_ratio_ < _MOST_FISHER:
             _warn(
                 f"The particles of {name} miss Fisher's identity: the ratio of its sides is "
                 f"{self.fisher_ratio_:.2g}, not 1. They stray from ridges of the target, or sit on "
@@ -246,9 +258,15 @@ class SamplerMixin:
         self, target: Target, X: NDArray[Any], device: torch.device, dtype: torch.dtype, seed: int
     ) -> Tensor:
         """Return the cloud to start from, in the coordinates of the target."""
-        generator = make_generator(derive_seed(seed, START))
         if self._goes_on():
+            if self._cloud.shape[1] != target.n_dim_:
+                raise ValueError(
+                    f"warm_start=True goes on with {len(self._cloud)} particles of "
+                    f"{self._cloud.shape[1]} coordinates, but the target has {target.n_dim_} now. "
+                    "Set warm_start=False, or fit a clone."
+                )
             return to_tensor(self._cloud, device=device, dtype=dtype)
+        generator = make_generator(derive_seed(seed, START))
         if isinstance(self.init, str) or self.init is None:
             return self._drawn_start(target, X, device, dtype, generator)
         rows = np.asarray(tensor_to_array(self.init), dtype=np.float64)
@@ -260,7 +278,15 @@ class SamplerMixin:
             )
         if not np.isfinite(rows).all():
             raise ValueError("init contains NaN or infinity.")
-        return target.unconstrain(to_tensor(rows, device=device, dtype=dtype))
+        each = len(rows) // self.n_restarts
+        if each * self.n_restarts != len(rows) or self.n_particles not in (None, each):
+            raise ValueError(
+                f"init has {len(rows)} particles for all clouds together, which does not fit "
+                f"n_restarts={self.n_restarts} and n_particles={self.n_particles}. Leave "
+                "n_particles out, and pass as many rows for each restart."
+            )
+        z = target.unconstrain(to_tensor(rows, device=device, dtype=dtype))
+        return _parted(z, z, generator)
 
     def _drawn_start(
         self,
@@ -271,16 +297,26 @@ class SamplerMixin:
         generator: torch.Generator,
     ) -> Tensor:
         """Return a cloud from the rows of X, from the target's own start, or from N(0, I)."""
-        from_rows = not target.learns_from_data and self.init in (None, "data")
-        n = self.n_restarts * (self.n_particles or (len(X) if from_rows else _PARTICLES))
-        if from_rows:
-            rows = target.unconstrain(to_tensor(X, device=device, dtype=dtype))
-            index = torch.arange(n) if n == len(X) else choose(len(X), n, generator)
-            return _spread(rows[index.to(device)], rows, generator, every=n > len(X))
+        unfit = "data" if target.learns_from_data else "prior"
+        if self.init == unfit:
+            raise ValueError(
+                f"init={unfit!r} does not fit this target: a bare log density starts from the rows "
+                "of X ('data'), all other targets from their own draws ('prior')."
+            )
         if self.init == "normal":
+            n = self.n_restarts * (self.n_particles or _PARTICLES)
             normal = torch.randn(n, target.n_dim_, generator=generator, dtype=torch.float64)
             return normal.to(device, dtype)
-        return target.draw_start(n, generator).to(device, dtype)
+        if target.learns_from_data:
+            n = self.n_restarts * (self.n_particles or _PARTICLES)
+            return target.draw_start(n, generator).to(device, dtype)
+        rows = target.unconstrain(to_tensor(X, device=device, dtype=dtype))
+        n = self.n_particles or len(X)
+        clouds = []
+        for _ in range(self.n_restarts):
+            index = torch.arange(n) if n == len(X) else choose(len(X), n, generator)
+            clouds.append(rows[index.to(device)])
+        return _parted(torch.cat(clouds), rows, generator)
 
 
 def spread_ratio(z: Tensor, scores: Tensor) -> float:
@@ -298,18 +334,20 @@ def _mean(figures: Iterable[float]) -> float:
     return float(np.mean(list(figures)))
 
 
-def _spread(cloud: Tensor, rows: Tensor, generator: torch.Generator, *, every: bool) -> Tensor:
-    """Add noise to the columns in which all particles agree, or to every column.
+def _parted(cloud: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Add noise to particles on one spot, and to columns in which all agree.
 
     Particles on one spot would stay together for ever.
     """
+    if len(cloud) == 1:
+        return cloud
     spread = rows.std(0, correction=0)
     flat = spread <= 100 * torch.finfo(rows.dtype).eps * rows.abs().amax(0)
+    _, place, counts = torch.unique(cloud, dim=0, return_inverse=True, return_counts=True)
+    moved = (counts[place] > 1)[:, None] | flat
     amount = torch.where(flat, _JITTER, _JITTER * spread)
-    if not every:
-        amount = torch.where(flat & (len(cloud) > 1), amount, 0.0)
     noise = torch.randn(cloud.shape, generator=generator, dtype=torch.float64).to(cloud)
-    return cloud + amount * noise
+    return cloud + torch.where(moved, amount * noise, 0.0)
 
 
 def warn_of_one_particle(n: int, name: str) -> None:

@@ -20,10 +20,10 @@ from skwgf.flows.whitened import CautiousEuler, WhitenedStein, at_level, stoppin
 from skwgf.kernels import Gaussian, Kernel, RieszKernel
 from skwgf.targets import Target
 
-# Default steps: of the default flow; of rules that divide by the size of the velocity; else.
-_WHITENED_STEP, _NORMALISED_STEP, _PLAIN_STEP = 0.3, 0.1, 0.1
+# Default steps: of the default flow, on all rows and on minibatches; else.
+_WHITENED_STEP, _NOISY_STEP, _STEP = 0.3, 0.03, 0.1
 # Relative fall of the discrepancy over so many steps that counts as progress.
-_TOL, _PATIENCE = 1e-2, 20
+_TOL, _TORUS_TOL, _PATIENCE = 1e-2, 0.1, 20
 
 
 class Flow(NamedTuple):
@@ -42,7 +42,7 @@ class Minibatches:
         self.generator = make_generator(seed)
 
     def __call__(self, z: Tensor) -> Tensor:
-        """Return an unbiased estimate of the scores."""
+        """Return the scores with the likelihood of few rows, scaled up."""
         n_rows = self.target.n_rows_ or 0
         rows = torch.randperm(n_rows, generator=self.generator)[: self.batch_size]
         return self.target.grad_log_prob(z, rows.to(z.device))
@@ -66,7 +66,8 @@ class Restarts:
         """Return the velocities of all clouds, and the largest energy."""
         clouds = torch.tensor_split(x, len(self.fields))
         found = [field(cloud) for field, cloud in zip(self.fields, clouds, strict=True)]
-        return Velocity(torch.cat([v.direction for v in found]), max(v.energy for v in found))
+        energies = torch.tensor([v.energy for v in found])  # whose maximum keeps NaN
+        return Velocity(torch.cat([v.direction for v in found]), float(energies.max()))
 
 
 def stalled(fields: list[VelocityField], *, tol: float) -> Callable[[History], bool]:
@@ -80,7 +81,8 @@ def stalled(fields: list[VelocityField], *, tol: float) -> Callable[[History], b
         values = history["objective"]
         if len(values) <= _PATIENCE:
             return False
-        if min(values[-_PATIENCE:]) < (1 - tol) * min(values[:-_PATIENCE]):
+        before = min(values[:-_PATIENCE])
+        if before - min(values[-_PATIENCE:]) > tol * abs(before):
             return False
         return all(values[-1] <= _independent(field) for field in fields)
 
@@ -99,6 +101,7 @@ def _independent(field: VelocityField) -> float:
 
 def stein_flow(
     score_fn: Callable[[Tensor], Tensor],
+    start_fn: Callable[[Tensor], Tensor],
     z: Tensor,
     *,
     kernel: Kernel | RieszKernel | None,
@@ -112,22 +115,36 @@ def stein_flow(
     """Return the flow that parameters and target ask for.
 
     The default flow begins with an affine start where `affine` says that the cloud may be far off:
-    one that is a sample already would lose its modes.
+    one that is a sample already would lose its modes. It takes the scores `start_fn`, of all rows.
     """
     clouds = torch.tensor_split(z, n_restarts)
     n = min(map(len, clouds))
     # Fewer particles than dimensions have no covariance to whiten by.
     whitened = kernel is None and not on_torus and n > z.shape[1] + 1
+    noisy = isinstance(score_fn, Minibatches)
+    if whitened and optimizer in ("adagrad", "adam"):
+        raise ValueError(
+            f"optimizer={optimizer!r} steps along the columns of the target, which the default "
+            "flow whitens. Use it with a kernel, or leave it out."
+        )
+    if noisy and optimizer == "heun":
+        raise ValueError(
+            "optimizer='heun' takes the noise of minibatches for errors. Use another one, or "
+            "batch_size=None."
+        )
     if whitened:
-        level = stopping_level(n, z.shape[1]) if tol is None else tol
+        # One lucky batch is no reason to stop.
+        level = 0.0 if noisy else stopping_level(n, z.shape[1]) if tol is None else tol
         fields: list[VelocityField] = [WhitenedStein(score_fn, level=level) for _ in clouds]
         if affine:
-            z = torch.cat([affine_start(score_fn, cloud)[0] for cloud in clouds])
+            z = torch.cat([affine_start(start_fn, cloud)[0] for cloud in clouds])
         stop = at_level(level)
     else:
         fields = [_field(score_fn, kernel, z, on_torus) for _ in clouds]
-        stop = stalled(fields, tol=_TOL if tol is None else tol)
-    rule = optimizer or ("cautious" if whitened else "heun" if on_torus else "adagrad")
+        default = _TORUS_TOL if on_torus else _TOL
+        stop = stalled(fields, tol=default if tol is None else tol)
+    cautious = "euler" if noisy else "cautious"  # noise is no rise of the energy
+    rule = optimizer or (cautious if whitened else "heun" if on_torus else "adagrad")
     stepper: Stepper = {
         "cautious": CautiousEuler,
         "euler": lambda: euler,
@@ -136,13 +153,8 @@ def stein_flow(
         "heun": Heun,
     }[rule]()
     if step_size is None:
-        step_size = (
-            _WHITENED_STEP
-            if whitened
-            else _NORMALISED_STEP
-            if rule in ("adagrad", "adam")
-            else _PLAIN_STEP
-        )
+        whitened_step = _NOISY_STEP if noisy else _WHITENED_STEP
+        step_size = whitened_step if whitened else _STEP
     parts: list[Any] = [
         part for part in (stepper, *fields, score_fn) if hasattr(part, "state_dict")
     ]

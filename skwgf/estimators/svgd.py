@@ -24,6 +24,7 @@ from skwgf.estimators._sampler import (
     FLOW,
     SamplerMixin,
     estimator_type,
+    on_torus,
     warn_of_one_particle,
 )
 from skwgf.estimators._stein_flow import Minibatches, stein_flow
@@ -62,8 +63,9 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
 
     optimizer : {"euler", "adagrad", "adam", "heun"} or None, default=None
         How steps follow the velocity: as they are; divided by a running size of the velocity
-        (Adagrad, Adam); or adaptive ones of second order in flow time (Heun). None is Euler with
-        step control for the default flow, Adagrad with a `kernel`, and Heun on a torus.
+        (Adagrad, Adam; with a `kernel` only); or adaptive ones of second order in flow time (Heun).
+        None is Euler with step control for the default flow, Adagrad with a `kernel`, and Heun on
+        a torus.
 
     n_particles : int or None, default=None
         Number of particles of each cloud. None is the number of rows of X where X is the starting
@@ -73,27 +75,31 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
         Where particles start: draws of the prior (models), or rows of X with the noise of the
         kernel (densities of data): "prior"; N(0, I) in unconstrained coordinates; rows of X, for
         bare log densities; or an array of particles, which are taken as they are, without the
-        affine start: particles in every mode of a target stay there. None is "data" for bare log
-        densities and "prior" else.
+        affine start: particles in every mode of a target stay there (those on one spot are parted
+        by a tenth of a standard deviation). With restarts it holds all clouds, one after the
+        other. None is "data" for bare log densities and "prior" else.
 
     n_restarts : int, default=1
         Number of independent clouds; `particles_` holds all of them, one after the other.
 
     batch_size : int or None, default=None
-        Number of data rows of a score, with the likelihood scaled up. None takes all rows.
+        Number of data rows of a score, with the likelihood scaled up; the affine start takes all of
+        them. The noise of the batches never settles, so that the whole of `max_iter` is run. None
+        takes all rows.
 
     max_iter : int, default=400
-        Largest number of steps; each costs one evaluation of the score, two with Heun.
+        Largest number of steps; each costs one evaluation of the score, two with Heun. The affine
+        start before them takes up to a hundred more.
 
     step_size : float or None, default=None
         Step :math:`\tau` in flow time; with Adagrad and Adam the length of a step of a coordinate.
-        None is 0.3 for the default flow, else 0.1.
+        None is 0.3 for the default flow (0.03 with `batch_size`), else 0.1.
 
     tol : float or None, default=None
         When to stop. Default flow: squared Stein discrepancy relative to that of independent draws;
         None leaves the choice to :func:`~skwgf.flows.whitened.stopping_level`. With a `kernel`: its
         squared discrepancy has fallen by a smaller share over 20 steps, and lies below that of
-        independent draws; None is .01.
+        independent draws; None is .01, on a torus .1 without a comparison.
 
     warm_start : bool, default=False
         Whether fit goes on from the particles of the previous fit.
@@ -158,7 +164,9 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
     ConvergenceWarning
         When the discrepancy was still falling at the end, or a score became NaN.
     UserWarning
-        When the particles ended too close together or miss Fisher's identity, or there is only one.
+        When the particles ended too close together or miss Fisher's identity, or there is only one;
+        or when the fit was interrupted from the keyboard during its steps: the best state so far is
+        kept. An interrupt before them, in the affine start, is raised.
 
     See Also
     --------
@@ -257,22 +265,29 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
         device, dtype = self._resolve(X)
         seed = draw_seed(self.random_state)
         target = self._posed(X, labels, device, dtype)
-        on_torus = self._on_torus(target)
+        periodic = self._check_kernel(target)
         z = self._start(target, X, device, dtype, seed)
         target.check_start(z)
         warn_of_one_particle(len(z) // self.n_restarts, type(self).__name__)
         score_fn: Callable[[Tensor], Tensor] = target.grad_log_prob
-        if self.batch_size is not None and self.batch_size < (target.n_rows_ or 0):
-            score_fn = Minibatches(target, self.batch_size, derive_seed(seed, FLOW))
+        if self.batch_size is not None:
+            if target.n_rows_ is None:
+                raise ValueError(
+                    f"batch_size={self.batch_size} takes rows of data, of which a bare log density "
+                    "has none. Leave it out."
+                )
+            if self.batch_size < target.n_rows_:
+                score_fn = Minibatches(target, self.batch_size, derive_seed(seed, FLOW))
         flow = stein_flow(
             score_fn,
+            target.grad_log_prob,
             z,
             kernel=self.kernel,
             optimizer=self.optimizer,
             step_size=self.step_size,
             tol=self.tol,
             n_restarts=self.n_restarts,
-            on_torus=on_torus,
+            on_torus=periodic,
             affine=self._starts_far(),
         )
         self._run_particles(
@@ -314,18 +329,17 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
         chosen = self._goes_on() or not (self.init is None or isinstance(self.init, str))
         return estimator_type(self.target) != "density" and not chosen
 
-    def _on_torus(self, target: Target) -> bool:
-        """Tell whether all columns are angles, and refuse a mixture and a kernel that misfits."""
-        periodic = [block.name == "torus" for block in target.support_.blocks]
-        if any(periodic) and not all(periodic):
+    def _check_kernel(self, target: Target) -> bool:
+        """Tell whether the target lives on a torus; refuse a mixture, and a kernel that misfits."""
+        periodic = on_torus(target)
+        if not periodic and any(block.name == "torus" for block in target.support_.blocks):
             raise ValueError(
                 "support mixes 'torus' with other columns, which no kernel of this sampler does. "
                 "Sample the angles on their own, or give them support='interval'."
             )
-        on_torus = all(periodic)
-        if self.kernel is not None and isinstance(self.kernel, RieszKernel) != on_torus:
+        if self.kernel is not None and isinstance(self.kernel, RieszKernel) != periodic:
             raise ValueError(
                 f"kernel={self.kernel!r} does not live where the target does: a torus takes a "
                 "RieszKernel, all other supports take a kernel of skwgf.kernels."
             )
-        return on_torus
+        return periodic

@@ -57,7 +57,8 @@ def regress_score_ratio(
     noise = torch.linalg.solve_triangular(factor, noise, upper=False)
     noise = torch.linalg.solve_triangular(factor, noise.T, upper=False).diagonal() / n**2
     parts = zip(whitened.square().sum(1).split([d + 1, m]), noise.split([d + 1, m]), strict=True)
-    energy = max(float(defect.sum() / chance.sum()) for defect, chance in parts)
+    # The maximum of a tensor keeps NaN, as that of floats does not.
+    energy = float(torch.stack([defect.sum() / chance.sum() for defect, chance in parts]).max())
     return Fit(features @ weights.to(z), energy)
 
 

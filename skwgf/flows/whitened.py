@@ -290,7 +290,7 @@ def fisher_ratio(
         Particles.
 
     generator : torch.Generator
-        Draws the directions, on the device of `x`, along which the divergence is estimated by a
+        Draws the directions, on its own device, along which the divergence is estimated by a
         central difference: two evaluations of the score.
 
     spacing : float, default=1e-3
@@ -312,8 +312,8 @@ def fisher_ratio(
     """
     _, root = whiten(x)
     scores = score_fn(x) @ root
-    coins = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) < 0.5
-    signs = 1 - 2 * coins.to(x)
+    coins = torch.randint(2, x.shape, generator=generator, device=generator.device)
+    signs = (2 * coins - 1).to(x)
     gap = spacing * (10 if x.dtype == torch.float32 else 1)
     move = gap * signs @ root.T
     slopes = (score_fn(x + move) - score_fn(x - move)) @ root * signs / (2 * gap)

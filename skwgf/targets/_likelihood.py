@@ -15,8 +15,9 @@ from torch import Tensor
 
 from skwgf._tensor import tensor_to_array, to_tensor
 from skwgf.targets._tiles import tile_rows
-from skwgf.targets.base import Target
+from skwgf.targets.base import Target, is_number
 
+_LARGEST_LOG = 10.0  # of a draw of a precision
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -45,7 +46,9 @@ def check_regression(
         )
     if not normalize:
         return X, y, Scaling()
-    return X, y, Scaling(float(np.mean(y)), float(np.std(y)) or 1.0)
+    values = np.asarray(y, dtype=np.float64)
+    constant = np.ptp(values) <= 1e-14 * np.abs(values).max()
+    return X, y, Scaling(float(values.mean()), 1.0 if constant else float(values.std()))
 
 
 def check_classification(
@@ -127,23 +130,31 @@ def gamma_log_density(log_x: Tensor, shape: float, rate: float) -> Tensor:
 def draw_log_gamma(
     n: int, shape: float, rate: float, generator: torch.Generator, like: Target
 ) -> Tensor:
-    """Draw (n, 1) logarithms of Gamma(shape, rate) variables."""
+    """Draw (n, 1) logarithms of Gamma(shape, rate) variables, held within e^(+-10).
+
+    As a start these serve as well: the draws of vague priors are beyond all floats.
+    """
     # torch draws Gamma variables from its global generator only.
     seed = torch.randint(2**31 - 1, (1,), generator=generator, device=generator.device)
-    draws = np.random.default_rng(int(seed)).gamma(shape, 1 / rate, (n, 1))
-    return to_tensor(np.log(draws), device=like.device_, dtype=like.dtype_)
+    rng = np.random.default_rng(int(seed))
+    # A Gamma(a) variable is one of Gamma(a + 1) times U^(1/a), which does not underflow in logs.
+    logs = np.log(rng.gamma(shape + 1, size=(n, 1))) + np.log1p(-rng.random((n, 1))) / shape
+    held = (logs - math.log(rate)).clip(-_LARGEST_LOG, _LARGEST_LOG)
+    return to_tensor(held, device=like.device_, dtype=like.dtype_)
 
 
-def check_scale(**scales: float | None) -> None:
+def check_scale(**scales: Any) -> None:
     """Refuse scales that are not positive; None and infinity pass."""
     for name, scale in scales.items():
-        if scale is not None and not scale > 0:
+        if scale is not None and not (is_number(scale) and scale > 0):
             raise ValueError(f"{name} must be positive, got {scale!r}.")
 
 
 def check_gamma(name: str, prior: Any) -> tuple[float, float]:
     """Return the shape and the rate of a Gamma prior given as a pair."""
-    if not (isinstance(prior, tuple | list) and len(prior) == 2 and min(prior) > 0):
+    pair = isinstance(prior, tuple | list) and len(prior) == 2
+    numbers = pair and all(isinstance(value, int | float) for value in prior)
+    if not (numbers and min(prior) > 0):
         raise ValueError(
             f"{name} must be the positive shape and rate of a Gamma law, got {prior!r}."
         )

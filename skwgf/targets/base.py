@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -291,8 +292,13 @@ def settle_bare(
     target._settle(Support((Block("real", n_features),)), follow=follow, device=device, dtype=dtype)
 
 
-def check_positive(**values: float) -> None:
+def is_number(value: Any) -> bool:
+    """Tell whether a parameter is a real number."""
+    return isinstance(value, Real)
+
+
+def check_positive(**values: Any) -> None:
     """Refuse parameters that are not positive and finite."""
     for name, value in values.items():
-        if not 0 < value < math.inf:
+        if not (is_number(value) and 0 < value < math.inf):
             raise ValueError(f"{name} must be positive and finite, got {value!r}.")

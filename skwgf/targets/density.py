@@ -11,7 +11,14 @@ from torch import Tensor
 
 from skwgf._tensor import best_float, make_generator, to_numpy
 from skwgf.targets._tiles import tile_rows
-from skwgf.targets.base import Device, Precision, Target, check_rows, standard_normal
+from skwgf.targets.base import (
+    Device,
+    Precision,
+    Target,
+    check_rows,
+    is_number,
+    standard_normal,
+)
 from skwgf.targets.support import Block, Support
 
 __all__ = ["KernelDensityTarget", "likelihood_bandwidth"]
@@ -106,13 +113,16 @@ class KernelDensityTarget(Target):
 
     def _find_bandwidth(self) -> float:
         """Return the bandwidth that the parameter asks for."""
-        rule = self.bandwidth
+        rule: Any = self.bandwidth
         if not isinstance(rule, str):
-            if not 0 < rule < math.inf:
+            if not (is_number(rule) and 0 < rule < math.inf):
                 raise ValueError(f"bandwidth must be positive and finite, got {rule!r}.")
             return float(rule)
         n, d = self._X.shape
         scale = float(self._X.square().mean().sqrt())
+        # Equal rows are not zero after centring, only small.
+        if scale <= 100 * torch.finfo(self._X.dtype).eps * float(self._center.abs().max()):
+            scale = 0.0
         if rule == "likelihood":
             return likelihood_bandwidth(self._X)
         if rule in ("scott", "silverman"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -144,7 +145,7 @@ class LinearRegressionPosterior(Target):
             tuple(blocks), shift=self._tensor(shift), scale=self._tensor([unit] * len(names))
         )
         self._design = with_ones(self._tensor(X))
-        self._y = (self._tensor(y) - scaling.mean) / unit
+        self._y = self._tensor((np.asarray(y, dtype=np.float64) - scaling.mean) / unit)
         last = self.prior_scale if self.intercept_scale is None else self.intercept_scale
         self._prior_scales = self._tensor([float(self.prior_scale)] * d + [float(last)])
         return self
@@ -163,6 +164,11 @@ class LinearRegressionPosterior(Target):
         normals = standard_normal(self, n, 2, generator).abs().log()
         log_noise = normals[:, :1] - normals[:, 1:] + math.log(self.noise_prior[1])
         return torch.cat([weights, log_noise], dim=1)
+
+    @property
+    def row_width(self) -> int:
+        """Values that a row takes in a prediction."""
+        return 1
 
     def encode(self, y: ArrayLike) -> Tensor:
         """Return y as a tensor."""

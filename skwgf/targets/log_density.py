@@ -162,6 +162,11 @@ class LogDensity(Target):
         """Find out in which form to call `fn` and `grad`, at points that repeat those given."""
         n = self.support_.n_features + 1
         probe = self.support_.constrain(z[torch.arange(n) % len(z)]).x.detach()
+        with torch.enable_grad():
+            self._try(probe, n)
+
+    def _try(self, probe: Tensor, n: int) -> None:
+        """Find out how `fn` and `grad` want their points, and whether they can be used."""
         self._log_density = find_form(
             self.fn,
             probe.requires_grad_(self.grad is None),
@@ -183,7 +188,8 @@ class LogDensity(Target):
         elif not self._log_density(probe).requires_grad:
             raise ValueError(
                 "fn is not differentiable: its result carries no gradient by its argument. Write "
-                "it in torch operations, without detach, numpy or item, or pass grad."
+                "it in torch operations, without detach, numpy or item, or pass grad. A constant "
+                "may be written as 0 * x.sum(1)."
             )
 
     def _log_prob(self, z: Tensor, rows: Tensor | None) -> Tensor:

@@ -128,6 +128,11 @@ class LogisticRegressionPosterior(Target):
         scales = torch.where(self._prior_scales.isfinite(), self._prior_scales, 1)
         return standard_normal(self, n, self.n_dim_, generator) * scales
 
+    @property
+    def row_width(self) -> int:
+        """Values that a row takes in a prediction."""
+        return len(self.classes_)
+
     def encode(self, y: ArrayLike) -> Tensor:
         """Return the index of each label in `classes_`; ValueError if one is not there."""
         return encode_labels(y, self.classes_, self.device_)

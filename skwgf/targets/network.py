@@ -29,6 +29,7 @@ from skwgf.targets.base import (
     Precision,
     Target,
     differentiate,
+    is_number,
     standard_normal,
 )
 from skwgf.targets.posterior import ClassPredictive, NormalPredictive, Predictive
@@ -185,6 +186,12 @@ class NeuralNetworkPosterior(Target):
             parts.append(draw_log_gamma(n, *self.noise_prior, generator, self))
         return torch.cat(parts, dim=1)
 
+    @property
+    def row_width(self) -> int:
+        """Values that a row takes in a prediction: those of the widest layer."""
+        width: int = max(self._sizes[1:])
+        return width
+
     def encode(self, y: ArrayLike) -> Tensor:
         """Return y as a tensor; labels become indices in `classes_`."""
         if self._is_regression():
@@ -224,8 +231,11 @@ class NeuralNetworkPosterior(Target):
 
     def _check_parameters(self) -> None:
         """Refuse what no network can be made of."""
-        sizes = self.hidden_layer_sizes
-        if not (isinstance(sizes, tuple | list) and sizes and min(sizes) > 0):
+        sizes: Any = self.hidden_layer_sizes
+        listed = isinstance(sizes, tuple | list) and len(sizes) > 0
+        if not (
+            listed and all(is_number(size) and size > 0 and size == int(size) for size in sizes)
+        ):
             raise ValueError(
                 f"hidden_layer_sizes must be a tuple of positive widths, got {sizes!r}."
             )

@@ -45,6 +45,10 @@ class Posterior(Protocol):
     def estimator_type(self) -> Literal["regressor", "classifier"]:
         """What the model makes of its sampler; known before the fit."""
 
+    @property
+    def row_width(self) -> int:
+        """Largest number of values that a row of data takes in a prediction of a particle."""
+
     def encode(self, y: ArrayLike) -> Tensor:
         """Return targets as :meth:`log_likelihood` reads them: numbers, or indices of classes."""
 

@@ -129,7 +129,8 @@ class TestModels:
         with pytest.warns(ConvergenceWarning):  # the noise of the batches never settles
             batched.fit(X, y)
         deviations = full.particles_.std(0)
-        assert np.abs(batched.particles_.std(0) / deviations - 1).max() < 0.1
+        assert np.abs(batched.particles_.std(0) / deviations - 1).max() < 0.2
+        assert batched.history_["step"].min() > 0  # no lucky batch stops it
         shift = np.abs(full.particles_.mean(0) - batched.particles_.mean(0)) / deviations
         assert shift.max() < 0.5
 
@@ -188,6 +189,12 @@ class TestTorus:
         assert np.abs(found - quantiles)[5:-5].max() < 0.02
         assert sampler.particles_.min() >= 0
         assert sampler.particles_.max() < 1
+
+    def test_discrepancy_of_the_torus(self):
+        # Even spacing has I = 1/(12 n^2) for the exact kernel of order 2, see flows.torus.
+        target = LogDensity(lambda x: 0 * x.sum(1), 1, support="torus")
+        sampler = SVGDSampler(target, max_iter=1).fit((np.arange(50)[:, None] + 0.3) / 50)
+        assert sampler.ksd() ** 2 == pytest.approx(1 / (12 * 50**2), rel=1e-6)
 
     def test_kernels_keep_to_their_spaces(self):
         target = LogDensity(self.VON_MISES, 1, support="torus")
@@ -279,6 +286,65 @@ class TestLife:
 
 
 class TestBadInput:
+    def test_start_is_no_longer_where_it_cannot_be(self):
+        # Bug caught: particles on one spot never part; only 20 of 200 are different at the end.
+        particles = (
+            SVGDSampler(Gaussian(), random_state=0).fit(np.repeat(cloud(20), 10, 0)).particles_
+        )
+        assert len(np.unique(particles, axis=0)) == 200
+        assert np.abs(particles.var(0) - 1).max() < 0.1
+
+    def test_out_of_an_undeclared_support(self):
+        # The score 1/x - 1 is finite below 0, where the log density is not.
+        target = LogDensity(lambda x: (x.log() - x).sum(1), 1)
+        with pytest.warns(UserWarning, match="Declare the support"):
+            SVGDSampler(target, kernel=GaussianKernel(1.0), optimizer="euler", step_size=3.0).fit(
+                np.abs(cloud(20, 1)) + 0.1
+            )
+
+    @pytest.mark.parametrize(
+        ("options", "X", "message"),
+        [
+            ({"batch_size": 5}, cloud(20), "batch_size=5 takes rows of data"),
+            ({"init": "prior"}, cloud(20), "init='prior' does not fit this target"),
+            ({"init": cloud(3), "n_restarts": 5}, cloud(20), "init has 3 particles"),
+            ({"init": cloud(30), "n_particles": 50}, cloud(20), "init has 30 particles"),
+            ({"optimizer": "adagrad"}, cloud(20), "which the default flow whitens"),
+        ],
+    )
+    def test_settings_that_do_not_fit(self, options, X, message):
+        with pytest.raises(ValueError, match=message):
+            SVGDSampler(Gaussian(), **options).fit(X)
+
+    def test_heun_and_batches(self):
+        X, y = load_iris(return_X_y=True)
+        sampler = SVGDSampler(LogisticRegressionPosterior(), batch_size=20, optimizer="heun")
+        with pytest.raises(ValueError, match="noise of minibatches"):
+            sampler.fit(X, y)
+
+    def test_warm_start_with_another_number_of_columns(self):
+        sampler = SVGDSampler(warm_start=True, n_particles=20).fit(cloud(30))
+        with pytest.raises(ValueError, match="20 particles of 2 coordinates"):
+            sampler.fit(cloud(30, 3))
+
+    def test_fewer_particles_than_dimensions_collapse_and_say_so(self):
+        with pytest.warns(UserWarning, match="more particles than dimensions"):
+            SVGDSampler(Gaussian(np.zeros(60)), random_state=0).fit(cloud(40, 60))
+
+    def test_constant_y(self):
+        sampler = SVGDSampler(LinearRegressionPosterior(), random_state=0)
+        # Without noise its posterior has no end towards zero: finite answers are what is asked.
+        mean, std = sampler.fit(cloud(50), np.full(50, 0.1)).predict(cloud(5), return_std=True)
+        assert np.all(np.abs(mean - 0.1) < 1e-3)
+        assert np.all(np.isfinite(std))
+
+    def test_vague_gamma_priors(self):
+        # Bug caught: logarithms of draws that underflow.
+        X = cloud(100)
+        target = LinearRegressionPosterior(noise_prior=("gamma", 1e-3, 1e-3))
+        sampler = SVGDSampler(target, random_state=0).fit(X, X @ [1.0, 2.0])
+        assert sampler.score(X, X @ [1.0, 2.0]) > 0.99
+
     def test_nan_at_the_start_names_the_row(self):
         target = LogDensity(lambda x: torch.log(x).sum(1), 1)
         start = np.array([[1.0], [2.0], [-1.0], [3.0]])
