@@ -42,7 +42,7 @@ _PARTICLES = 200
 # Noise on repeated starting points, in standard deviations (or as it is where there are none).
 _JITTER = 0.1
 # A spread ratio that deserves a word.
-_LEAST_SPREAD = 0.8
+_LEAST_SPREAD = 0.85
 _LEAST_FISHER, _MOST_FISHER = 0.7, 1.4
 
 

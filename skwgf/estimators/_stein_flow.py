@@ -90,12 +90,18 @@ def stalled(fields: list[VelocityField], *, tol: float) -> Callable[[History], b
 
 
 def _independent(field: VelocityField) -> float:
-    """Return the mean squared discrepancy of as many independent draws, infinite if unknown."""
-    if not isinstance(field, SteinVelocity) or field.points is None or field.scores is None:
+    """Return the mean squared discrepancy of as many independent draws.
+
+    Infinite on the torus, where it is not asked for; minus infinity for kernels without a
+    discrepancy, whose energy says nothing: these flows run to their end.
+    """
+    if not isinstance(field, SteinVelocity):
         return math.inf
     kernel = field.resolved
     if kernel is None or not kernel.has_discrepancy:
-        return math.inf
+        return -math.inf
+    assert field.points is not None
+    assert field.scores is not None
     return float(kernel.stein_diagonal(field.points, field.scores).mean()) / len(field.points)
 
 

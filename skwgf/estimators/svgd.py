@@ -141,7 +141,7 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
         Number of steps of the last fit; `history_` goes on over warm starts.
 
     converged_ : bool
-        Whether the stopping rule was met.
+        Whether the stopping rule was met, which is no proof: see the notes.
 
     history_ : dict of ndarray
         A value a step: "objective" (the squared Stein discrepancy), "step" (rms displacement in
@@ -167,6 +167,13 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
         When the particles ended too close together or miss Fisher's identity, or there is only one;
         or when the fit was interrupted from the keyboard during its steps: the best state so far is
         kept. An interrupt before them, in the affine start, is raised.
+
+    Notes
+    -----
+    What no figure here sees: a mode that has no particle, where the score of the others is right;
+    and a sharply curved ridge, whose ends the default flow reaches late. Nor does a few times as
+    many particles as dimensions suffice for skewed targets. Start particles in all modes by `init`,
+    take restarts, or more particles, where such things are to be expected.
 
     See Also
     --------
