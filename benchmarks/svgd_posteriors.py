@@ -658,7 +658,7 @@ def main() -> None:
     options = parse_options(__doc__ or "")
     if options.data is None:
         raise SystemExit("Pass --data the folder that holds posteriordb/.")
-    posteriors = load_posteriors(options.data)
+    posteriors = load_posteriors(options.data)[: 1 if options.quick else None]
     rows: list[dict[str, Any]] = []
     for seed in options.seeds:
         rows += classification_rows(seed) + regression_rows(seed)
