@@ -88,7 +88,7 @@ KERNELS: dict[str, Kernel | None] = {
     "Scaled(Gaussian) + Linear": Scaled(Gaussian("scale")) + Linear(),
     "Preconditioned(Gaussian)": Preconditioned(Gaussian()),
 }
-COLLAPSED = 0.64  # mean marginal variance; a spread ratio of .8 squared
+COLLAPSED = 0.64  # mean marginal variance: sds of .8
 
 PRIOR_SCALES = (0.1, 0.3, 1.0, 3.0)
 TEST_SHARE, FOLDS, LEVEL = 0.3, 5, 0.9
