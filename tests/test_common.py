@@ -30,7 +30,7 @@ ESTIMATORS = [
     SVGDSampler(LinearRegressionPosterior(), n_particles=50),
     SVGDSampler(LogisticRegressionPosterior(), n_particles=50),
     SVGDSampler(kernel=Gaussian("median"), n_particles=20, max_iter=10),
-    SVGDSampler(NETWORK, kernel=Gaussian("median"), n_particles=20, max_iter=60),
+    SVGDSampler(NETWORK, kernel=Gaussian("median"), n_particles=20, max_iter=100),
 ]
 
 

@@ -187,7 +187,7 @@ class SamplerMixin:
                 "support of the target, or reduce step_size."
             )
             return
-        if on_torus(target):
+        if on_torus(target) or estimator_type(self.target) == "density":
             return
         clouds = torch.tensor_split(cloud, self.n_restarts)
         parts = torch.tensor_split(scores, self.n_restarts)

@@ -18,12 +18,12 @@ from skwgf.flows.steppers import Adagrad, Adam, Heun, Stepper
 from skwgf.flows.torus import TorusVelocity
 from skwgf.flows.whitened import CautiousEuler, WhitenedStein, at_level, stopping_level
 from skwgf.kernels import Gaussian, Kernel, RieszKernel
-from skwgf.targets import Target
+from skwgf.targets import KernelDensityTarget, Target
 
 # Default steps: of the default flow, on all rows and on minibatches; else.
 _WHITENED_STEP, _NOISY_STEP, _STEP = 0.3, 0.03, 0.1
 # Relative fall of the discrepancy over so many steps that counts as progress.
-_TOL, _TORUS_TOL, _PATIENCE = 1e-2, 0.1, 20
+_TOL, _LOOSE_TOL, _PATIENCE = 1e-2, 0.1, 20
 
 
 class Flow(NamedTuple):
@@ -70,8 +70,10 @@ class Restarts:
         return Velocity(torch.cat([v.direction for v in found]), float(energies.max()))
 
 
-def stalled(fields: list[VelocityField], *, tol: float) -> Callable[[History], bool]:
-    """Return a stopping rule: the squared discrepancy has stalled, where it should.
+def stalled(
+    fields: list[VelocityField], *, tol: float, anywhere: bool
+) -> Callable[[History], bool]:
+    """Return a stopping rule: the squared discrepancy has stalled, `anywhere` or where it should.
 
     That is below what independent draws have, for kernels with a discrepancy: one that stalls above
     is stuck.
@@ -84,7 +86,7 @@ def stalled(fields: list[VelocityField], *, tol: float) -> Callable[[History], b
         before = min(values[:-_PATIENCE])
         if before - min(values[-_PATIENCE:]) > tol * abs(before):
             return False
-        return all(values[-1] <= _independent(field) for field in fields)
+        return anywhere or all(values[-1] <= _independent(field) for field in fields)
 
     return rule
 
@@ -92,11 +94,10 @@ def stalled(fields: list[VelocityField], *, tol: float) -> Callable[[History], b
 def _independent(field: VelocityField) -> float:
     """Return the mean squared discrepancy of as many independent draws.
 
-    Infinite on the torus, where it is not asked for; minus infinity for kernels without a
-    discrepancy, whose energy says nothing: these flows run to their end.
+    Minus infinity for kernels without a discrepancy, whose energy says nothing: these flows run to
+    their end.
     """
-    if not isinstance(field, SteinVelocity):
-        return math.inf
+    field = cast(SteinVelocity, field)
     kernel = field.resolved
     if kernel is None or not kernel.has_discrepancy:
         return -math.inf
@@ -107,7 +108,7 @@ def _independent(field: VelocityField) -> float:
 
 def stein_flow(
     score_fn: Callable[[Tensor], Tensor],
-    start_fn: Callable[[Tensor], Tensor],
+    target: Target,
     z: Tensor,
     *,
     kernel: Kernel | RieszKernel | None,
@@ -120,12 +121,16 @@ def stein_flow(
 ) -> Flow:
     """Return the flow that parameters and target ask for.
 
-    The default flow begins with an affine start where `affine` says that the cloud may be far off:
-    one that is a sample already would lose its modes. It takes the scores `start_fn`, of all rows.
+    The default flow begins with an affine start, on all rows, where `affine` says that the cloud
+    may be far off. A density of data, whose start is a sample of it, is followed at its own scale:
+    a smoother field would drag particles out of light modes.
     """
     clouds = torch.tensor_split(z, n_restarts)
     n = min(map(len, clouds))
     # Fewer particles than dimensions have no covariance to whiten by.
+    own_kernel = isinstance(target, KernelDensityTarget) and kernel is None
+    if own_kernel:
+        kernel = Gaussian(cast(KernelDensityTarget, target).bandwidth_)
     whitened = kernel is None and not on_torus and n > z.shape[1] + 1
     noisy = isinstance(score_fn, Minibatches)
     if whitened and optimizer in ("adagrad", "adam"):
@@ -143,14 +148,16 @@ def stein_flow(
         level = 0.0 if noisy else stopping_level(n, z.shape[1]) if tol is None else tol
         fields: list[VelocityField] = [WhitenedStein(score_fn, level=level) for _ in clouds]
         if affine:
-            z = torch.cat([affine_start(start_fn, cloud)[0] for cloud in clouds])
+            z = torch.cat([affine_start(target.grad_log_prob, cloud)[0] for cloud in clouds])
         stop = at_level(level)
     else:
         fields = [_field(score_fn, kernel, z, on_torus) for _ in clouds]
-        default = _TORUS_TOL if on_torus else _TOL
-        stop = stalled(fields, tol=default if tol is None else tol)
+        anywhere = on_torus or own_kernel
+        default = _LOOSE_TOL if anywhere else _TOL
+        stop = stalled(fields, tol=default if tol is None else tol, anywhere=anywhere)
     cautious = "euler" if noisy else "cautious"  # noise is no rise of the energy
-    rule = optimizer or (cautious if whitened else "heun" if on_torus else "adagrad")
+    adaptive = on_torus or (own_kernel and not noisy)
+    rule = optimizer or (cautious if whitened else "heun" if adaptive else "adagrad")
     stepper: Stepper = {
         "cautious": CautiousEuler,
         "euler": lambda: euler,

@@ -59,7 +59,9 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
         None is the default flow (on a torus: the Riesz kernel of order (d + 3)/2). With a kernel of
         :mod:`skwgf.kernels` particles follow its velocity, in the classic way with
         ``Gaussian("median")``, whose spread shrinks as the dimension grows; None does so as well
-        where there are no more particles than dimensions, which cannot be whitened.
+        where there are no more particles than dimensions, which cannot be whitened. For a density
+        of data None is a Gaussian kernel of the bandwidth of the density, with Heun steps: it evens
+        out a sample without dragging particles out of light modes.
 
     optimizer : {"euler", "adagrad", "adam", "heun"} or None, default=None
         How steps follow the velocity: as they are; divided by a running size of the velocity
@@ -69,15 +71,15 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
 
     n_particles : int or None, default=None
         Number of particles of each cloud. None is the number of rows of X where X is the starting
-        cloud, else 200.
+        cloud, else 200, however many rows there are.
 
     init : {"prior", "normal", "data"}, array-like or None, default=None
-        Where particles start: draws of the prior (models), or rows of X with the noise of the
-        kernel (densities of data): "prior"; N(0, I) in unconstrained coordinates; rows of X, for
-        bare log densities; or an array of particles, which are taken as they are, without the
-        affine start: particles in every mode of a target stay there (those on one spot are parted
-        by a tenth of a standard deviation). With restarts it holds all clouds, one after the
-        other. None is "data" for bare log densities and "prior" else.
+        Where particles start: draws of the prior (models; networks as they usually start), or rows
+        of X with the noise of the kernel (densities of data): "prior"; N(0, I) in unconstrained
+        coordinates; rows of X, for bare log densities; or an array of particles, which are taken as
+        they are, without the affine start: particles in every mode of a target stay there (those on
+        one spot are parted by a tenth of a standard deviation). With restarts it holds all clouds,
+        one after the other. None is "data" for bare log densities and "prior" else.
 
     n_restarts : int, default=1
         Number of independent clouds; `particles_` holds all of them, one after the other.
@@ -129,13 +131,14 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
 
     spread_ratio_ : float
         :math:`-\frac{1}{nd} \sum_i s_i \cdot (x_i - \bar x)`, one where the particles are spread as
-        the target is, below it where they are too close; the mean over restarts. NaN on a torus.
+        the target is, below it where they are too close; the mean over restarts. NaN on a torus,
+        and for densities of data, whose start is a sample already.
 
     fisher_ratio_ : float
         Sides of Fisher's identity, :math:`E|s|^2 = -E \operatorname{div} s`, over each other, in
         whitened coordinates: an identity that no flow uses. Below one particles sit on ridges of
-        the density, above it they stray from them. NaN on a torus, and where there are no more
-        particles than dimensions.
+        the density, above it they stray from them. NaN where `spread_ratio_` is, and where there
+        are no more particles than dimensions.
 
     n_iter_ : int
         Number of steps of the last fit; `history_` goes on over warm starts.
@@ -205,7 +208,7 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseFlow._parameter_constraints,
-        "target": [HasMethods(["fit", "grad_log_prob"]), None],
+        "target": [HasMethods(["fit", "grad_log_prob"]), callable, None],
         "kernel": [Kernel, RieszKernel, None],
         "optimizer": [StrOptions({"euler", "adagrad", "adam", "heun"}), None],
         "n_particles": [Interval(Integral, 1, None, closed="left"), None],
@@ -268,6 +271,10 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
         -------
         self : SVGDSampler
         """
+        if callable(self.target):
+            raise TypeError(
+                "target is a function: wrap it, target=LogDensity(fn), see skwgf.targets."
+            )
         X, labels = self._validated(X, y)
         device, dtype = self._resolve(X)
         seed = draw_seed(self.random_state)
@@ -287,7 +294,7 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
                 score_fn = Minibatches(target, self.batch_size, derive_seed(seed, FLOW))
         flow = stein_flow(
             score_fn,
-            target.grad_log_prob,
+            target,
             z,
             kernel=self.kernel,
             optimizer=self.optimizer,

@@ -187,8 +187,9 @@ class WhitenedStein:
 class CautiousEuler:
     r"""Euler steps that are undone and halved when the energy rises, and then grow again.
 
-    After a step that raised the energy by more than the factor `rise` the cloud goes back, and a
-    step of half the size is tried; after any other the size grows by `growth`, up to `step_size`.
+    After a step that raised the energy by more than the factor `rise` above the least one so far,
+    the cloud goes back, and a step of half the size is tried; after any other the size grows by
+    `growth`, up to `step_size`.
 
     Parameters
     ----------
@@ -196,7 +197,8 @@ class CautiousEuler:
         Growth of the size after a step that stands.
 
     rise : float, default=1.7
-        Largest ratio of the energies of a step that stands, about 1.3 squared.
+        Largest ratio of the energy after a step that stands to the least one, about 1.3 squared.
+        Compared with the last one alone, small rises would add up.
 
     Examples
     --------
@@ -217,6 +219,7 @@ class CautiousEuler:
         self.growth = growth
         self.rise = rise
         self.factor = 1.0
+        self.least = math.inf
         self.kept: tuple[Tensor, Velocity] | None = None
 
     def __call__(
@@ -225,8 +228,9 @@ class CautiousEuler:
         """Return the moved points, and the energy of the points that they were moved from."""
         velocity = field(x, side)
         # A comparison with NaN is false: a step into it is undone as well.
-        if self.kept is None or velocity.energy <= self.rise * self.kept[1].energy:
+        if self.kept is None or velocity.energy <= self.rise * self.least:
             self.kept = (x, velocity)
+            self.least = min(velocity.energy, self.least)
             self.factor = min(1.0, self.growth * self.factor)
         else:
             self.factor *= 0.5
@@ -234,12 +238,12 @@ class CautiousEuler:
         return origin + self.factor * step_size * taken.direction, taken.energy
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the size of the steps and the point that the last one started from."""
-        return {"factor": self.factor, "kept": self.kept}
+        """Return the size of the steps, the least energy and the last point that stands."""
+        return {"factor": self.factor, "least": self.least, "kept": self.kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put the size and the point back."""
-        self.factor, self.kept = state["factor"], state["kept"]
+        """Put the size, the energy and the point back."""
+        self.factor, self.least, self.kept = state["factor"], state["least"], state["kept"]
 
 
 def whitened_carrier(

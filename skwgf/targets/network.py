@@ -18,7 +18,6 @@ from skwgf.targets._likelihood import (
     check_classification,
     check_gamma,
     check_regression,
-    draw_log_gamma,
     encode_labels,
     gamma_log_density,
     sum_tiles,
@@ -178,13 +177,21 @@ class NeuralNetworkPosterior(Target):
         return self
 
     def draw_start(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw (n, k) points from the prior."""
-        log_precision = draw_log_gamma(n, *self.weight_prior, generator, self)
-        weights = standard_normal(self, n, self._n_weights, generator)
-        parts = [weights * (-0.5 * log_precision).exp(), log_precision]
-        if self._is_regression():
-            parts.append(draw_log_gamma(n, *self.noise_prior, generator, self))
-        return torch.cat(parts, dim=1)
+        r"""Draw (n, k) points as networks are usually started, with noise as large as y.
+
+        Weights and biases are of the law :math:`N(0, 1/m)`, m the inputs of their layer, and the
+        precisions start near one: draws of a vague prior predict nothing, and few particles would
+        not come back from there.
+        """
+        scales = torch.cat(
+            [
+                torch.full(((fan_in + 1) * fan_out,), fan_in**-0.5)
+                for fan_in, fan_out in itertools.pairwise(self._sizes)
+            ]
+        )
+        weights = standard_normal(self, n, self._n_weights, generator) * self._tensor(scales)
+        logs = 0.1 * standard_normal(self, n, self.n_dim_ - self._n_weights, generator)
+        return torch.cat([weights, logs], dim=1)
 
     @property
     def row_width(self) -> int:

@@ -15,6 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skwgf import SVGDSampler
+from skwgf.datasets import make_six_plus_two
 from skwgf.estimators._predictions import mixture_quantiles
 from skwgf.kernels import Gaussian as GaussianKernel
 from skwgf.kernels import InverseMultiquadric, Laplace, Matern, RieszKernel
@@ -162,6 +163,14 @@ class TestDensitiesOfData:
         assert sampler.score(X[500:]) > density.score_samples(X[500:]).mean() - 0.3
         assert sampler.score_samples(X[500:]).mean() == pytest.approx(sampler.score(X[500:]))
         assert sampler.particles_.shape == (200, 2)
+        assert np.abs(sampler.particles_.std(0) / X.std(0) - 1).max() < 0.1
+
+    def test_light_modes_keep_their_particles(self):
+        # Two modes of 2.5% each, far away. Bug caught: a smooth field drags their particles out
+        # (a mean log density of -15.7 on this draw; that of 200 rows is -.28).
+        X, _ = make_six_plus_two(1200, random_state=116)
+        sampler = SVGDSampler(random_state=0).fit(X[:600])
+        assert sampler.score(X[600:]) > -0.5
 
     def test_restarts_are_clouds_of_their_own(self):
         X, _ = make_moons(300, noise=0.1, random_state=0)
@@ -384,6 +393,10 @@ class TestBadInput:
     def test_init(self, init, message):
         with pytest.raises(ValueError, match=message):
             SVGDSampler(Gaussian(), init=init).fit(cloud(5))
+
+    def test_a_function_is_no_target_yet(self):
+        with pytest.raises(TypeError, match=r"target=LogDensity\(fn\)"):
+            SVGDSampler(lambda x: -x.square().sum(1)).fit(cloud(5))
 
     def test_columns_of_the_start(self):
         with pytest.raises(ValueError, match="2 features, but X has 3"):
