@@ -13,7 +13,7 @@ from skwgf._tensor import make_generator
 from skwgf.flows import ParticleCarrier, Velocity, VelocityField, euler
 from skwgf.flows.affine import affine_start
 from skwgf.flows.loop import History
-from skwgf.flows.stein import SteinVelocity
+from skwgf.flows.stein import SteinVelocity, ksd_plateau
 from skwgf.flows.steppers import Adagrad, Adam, Heun, Stepper
 from skwgf.flows.torus import TorusVelocity
 from skwgf.flows.whitened import CautiousEuler, WhitenedStein, at_level, stopping_level
@@ -70,27 +70,6 @@ class Restarts:
         return Velocity(torch.cat([v.direction for v in found]), float(energies.max()))
 
 
-def stalled(
-    fields: list[VelocityField], *, tol: float, anywhere: bool
-) -> Callable[[History], bool]:
-    """Return a stopping rule: the squared discrepancy has stalled, `anywhere` or where it should.
-
-    That is below what independent draws have, for kernels with a discrepancy: one that stalls above
-    is stuck.
-    """
-
-    def rule(history: History) -> bool:
-        values = history["objective"]
-        if len(values) <= _PATIENCE:
-            return False
-        before = min(values[:-_PATIENCE])
-        if before - min(values[-_PATIENCE:]) > tol * abs(before):
-            return False
-        return anywhere or all(values[-1] <= _independent(field) for field in fields)
-
-    return rule
-
-
 def _independent(field: VelocityField) -> float:
     """Return the mean squared discrepancy of as many independent draws.
 
@@ -127,10 +106,10 @@ def stein_flow(
     """
     clouds = torch.tensor_split(z, n_restarts)
     n = min(map(len, clouds))
-    # Fewer particles than dimensions have no covariance to whiten by.
     own_kernel = isinstance(target, KernelDensityTarget) and kernel is None
     if own_kernel:
         kernel = Gaussian(cast(KernelDensityTarget, target).bandwidth_)
+    # Fewer particles than dimensions have no covariance to whiten by.
     whitened = kernel is None and not on_torus and n > z.shape[1] + 1
     noisy = isinstance(score_fn, Minibatches)
     if whitened and optimizer in ("adagrad", "adam"):
@@ -154,26 +133,36 @@ def stein_flow(
         fields = [_field(score_fn, kernel, z, on_torus) for _ in clouds]
         anywhere = on_torus or own_kernel
         default = _LOOSE_TOL if anywhere else _TOL
-        stop = stalled(fields, tol=default if tol is None else tol, anywhere=anywhere)
-    cautious = "euler" if noisy else "cautious"  # noise is no rise of the energy
+        stop = ksd_plateau(
+            lambda: math.inf if anywhere else min(map(_independent, fields)),
+            tol=default if tol is None else tol,
+            patience=_PATIENCE,
+        )
     adaptive = on_torus or (own_kernel and not noisy)
-    rule = optimizer or (cautious if whitened else "heun" if adaptive else "adagrad")
-    stepper: Stepper = {
-        "cautious": CautiousEuler,
-        "euler": lambda: euler,
-        "adagrad": Adagrad,
-        "adam": Adam,
-        "heun": Heun,
-    }[rule]()
-    if step_size is None:
-        whitened_step = _NOISY_STEP if noisy else _WHITENED_STEP
-        step_size = whitened_step if whitened else _STEP
+    usual = "whitened" if whitened else "heun" if adaptive else "adagrad"
+    stepper, usual_step = _steps(optimizer or usual, whitened=whitened, noisy=noisy)
+    step_size = usual_step if step_size is None else step_size
     parts: list[Any] = [
         part for part in (stepper, *fields, score_fn) if hasattr(part, "state_dict")
     ]
     field = fields[0] if n_restarts == 1 else Restarts(fields)
     carrier = ParticleCarrier(z, field, step_size=step_size, stepper=stepper, parts=tuple(parts))
     return Flow(carrier, stop)
+
+
+def _steps(rule: str, *, whitened: bool, noisy: bool) -> tuple[Stepper, float]:
+    """Return the stepper of a rule, and the size of its steps."""
+    # The noise of minibatches is no rise of the energy.
+    cautious = (lambda: euler) if noisy else CautiousEuler
+    makers: dict[str, Callable[[], Stepper]] = {
+        "whitened": cautious,
+        "euler": lambda: euler,
+        "adagrad": Adagrad,
+        "adam": Adam,
+        "heun": Heun,
+    }
+    whitened_step = _NOISY_STEP if noisy else _WHITENED_STEP
+    return makers[rule](), whitened_step if whitened else _STEP
 
 
 def _field(

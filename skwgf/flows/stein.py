@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from skwgf.flows.carriers import Velocity
-from skwgf.flows.loop import History, plateau
+from skwgf.flows.loop import History
 from skwgf.kernels import Kernel
 from skwgf.kernels.discrepancy import bootstrap_floor, ksd_squared
 
@@ -135,7 +135,8 @@ def ksd_plateau(
         :func:`bootstrap_floor` at the present particles. It is called at a plateau only.
 
     tol : float, default=0.01
-        See :func:`~skwgf.flows.plateau`.
+        Fall, relative to the best value before, that counts as progress. The first value is no
+        measure here: clouds start many orders of magnitude away.
 
     patience : int, default=20
         Number of steps without improvement.
@@ -155,8 +156,15 @@ def ksd_plateau(
     >>> rule({"objective": [1.0, 0.2, 0.2, 0.2]}), rule({"objective": [1.0, 0.05, 0.05, 0.05]})
     (False, True)
     """
-    stalled = plateau(key, tol=tol, patience=patience)
-    return lambda history: stalled(history) and history[key][-1] <= floor()
+
+    def rule(history: History) -> bool:
+        values = history[key]
+        if len(values) <= patience:
+            return False
+        best = min(values[:-patience])
+        return best - min(values[-patience:]) <= tol * abs(best) and values[-1] <= floor()
+
+    return rule
 
 
 def resolvent(
