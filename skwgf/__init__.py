@@ -1,11 +1,12 @@
 """Wasserstein gradient flows as scikit-learn estimators."""
 
 from skwgf import datasets, flows, kernels, metrics, targets
-from skwgf.estimators import SinkhornFlowGenerator, SVGDSampler, W2FlowGenerator
+from skwgf.estimators import GWGSampler, SinkhornFlowGenerator, SVGDSampler, W2FlowGenerator
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "GWGSampler",
     "SVGDSampler",
     "SinkhornFlowGenerator",
     "W2FlowGenerator",

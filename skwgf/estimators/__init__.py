@@ -1,7 +1,8 @@
 """One estimator a file."""
 
+from skwgf.estimators.gwg import GWGSampler
 from skwgf.estimators.sinkhorn_flow import SinkhornFlowGenerator
 from skwgf.estimators.svgd import SVGDSampler
 from skwgf.estimators.w2_flow import W2FlowGenerator
 
-__all__ = ["SVGDSampler", "SinkhornFlowGenerator", "W2FlowGenerator"]
+__all__ = ["GWGSampler", "SVGDSampler", "SinkhornFlowGenerator", "W2FlowGenerator"]

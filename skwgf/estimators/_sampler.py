@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable
 from numbers import Integral
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from skwgf._tensor import (
     to_tensor,
 )
 from skwgf.base import caller_level
+from skwgf.estimators._clouds import Minibatches
 from skwgf.estimators._generator import choose
 from skwgf.flows import FlowResult, ParticleCarrier
 from skwgf.flows.stein import ksd_squared
@@ -59,6 +60,17 @@ def on_torus(target: Target) -> bool:
     return all(block.name == "torus" for block in target.support_.blocks)
 
 
+class Problem(NamedTuple):
+    """What a sampler has to do: checked data, fitted target, starting cloud, score and seed."""
+
+    X: NDArray[Any]
+    y: Any
+    target: Target
+    z: Tensor
+    score_fn: Callable[[Tensor], Tensor]
+    seed: int
+
+
 class SamplerMixin:
     """The life of `particles_` between the target and the user."""
 
@@ -66,6 +78,8 @@ class SamplerMixin:
     n_particles: int | None
     init: Any
     n_restarts: int
+    batch_size: int | None
+    random_state: int | np.random.RandomState | None
     dtype: Any
     spread_ratio_: float
     fisher_ratio_: float
@@ -213,8 +227,25 @@ class SamplerMixin:
                 "them. More particles help, and so does a parametrisation with fewer ridges."
             )
 
-    def _score(self, X: Any, y: Any) -> float:
-        """Return the figure that `score` documents."""
+    def score(self, X: Any, y: Any = None) -> float:
+        """Return how well the particles do; higher is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        y : array-like of shape (n_samples,), default=None
+            Targets or labels, which models need.
+
+        Returns
+        -------
+        float
+            Model: accuracy of a classifier, R^2 of a regression, as everywhere in scikit-learn; see
+            :meth:`log_predictive_density` for the figure that judges the spread as well. Density
+            of data: mean log density of X under a kernel density of the particles. Bare log
+            density: minus the squared kernel Stein discrepancy of :meth:`ksd`, whatever X.
+        """
         check_is_fitted(self, "particles_")
         kind = estimator_type(self.target)
         if kind == "classifier":
@@ -248,6 +279,34 @@ class SamplerMixin:
         if kind == "classifier":
             check_classification_targets(y)
         return X, y
+
+    def _pose(self, X: Any, y: Any) -> Problem:
+        """Return the checked data, the fitted target, and the cloud to start from."""
+        if callable(self.target):
+            raise TypeError(
+                "target is a function: wrap it, target=LogDensity(fn), see skwgf.targets."
+            )
+        X, y = self._validated(X, y)
+        device, dtype = self._resolve(X)
+        seed = draw_seed(self.random_state)
+        target = self._posed(X, y, device, dtype)
+        z = self._start(target, X, device, dtype, seed)
+        target.check_start(z)
+        score_fn: Callable[[Tensor], Tensor] = target.grad_log_prob
+        if self.batch_size is not None:
+            if target.n_rows_ is None:
+                raise ValueError(
+                    f"batch_size={self.batch_size} takes rows of data, of which a bare log density "
+                    "has none. Leave it out."
+                )
+            if self.batch_size < target.n_rows_:
+                score_fn = Minibatches(target, self.batch_size, derive_seed(seed, FLOW))
+        return Problem(X, y, target, z, score_fn, seed)
+
+    def _starts_far(self) -> bool:
+        """Tell whether the start may be far from the target: it is no sample, and not chosen."""
+        chosen = self._goes_on() or not (self.init is None or isinstance(self.init, str))
+        return estimator_type(self.target) != "density" and not chosen
 
     def _posed(self, X: NDArray[Any], y: Any, device: torch.device, dtype: torch.dtype) -> Target:
         """Return a fitted copy of the target."""

@@ -6,7 +6,6 @@ r"""Stein variational gradient descent: particles that sample a target together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -15,19 +14,11 @@ import torch
 from sklearn.base import _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from torch import Tensor
 
-from skwgf._tensor import derive_seed, draw_seed
 from skwgf.base import BaseFlow
 from skwgf.estimators._predictions import PredictionMixin
-from skwgf.estimators._sampler import (
-    FLOW,
-    SamplerMixin,
-    estimator_type,
-    on_torus,
-    warn_of_one_particle,
-)
-from skwgf.estimators._stein_flow import Minibatches, stein_flow
+from skwgf.estimators._sampler import SamplerMixin, on_torus, warn_of_one_particle
+from skwgf.estimators._stein_flow import stein_flow
 from skwgf.kernels import Kernel, RieszKernel
 from skwgf.targets import Target
 
@@ -271,31 +262,13 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
         -------
         self : SVGDSampler
         """
-        if callable(self.target):
-            raise TypeError(
-                "target is a function: wrap it, target=LogDensity(fn), see skwgf.targets."
-            )
-        X, labels = self._validated(X, y)
-        device, dtype = self._resolve(X)
-        seed = draw_seed(self.random_state)
-        target = self._posed(X, labels, device, dtype)
-        periodic = self._check_kernel(target)
-        z = self._start(target, X, device, dtype, seed)
-        target.check_start(z)
-        warn_of_one_particle(len(z) // self.n_restarts, type(self).__name__)
-        score_fn: Callable[[Tensor], Tensor] = target.grad_log_prob
-        if self.batch_size is not None:
-            if target.n_rows_ is None:
-                raise ValueError(
-                    f"batch_size={self.batch_size} takes rows of data, of which a bare log density "
-                    "has none. Leave it out."
-                )
-            if self.batch_size < target.n_rows_:
-                score_fn = Minibatches(target, self.batch_size, derive_seed(seed, FLOW))
+        problem = self._pose(X, y)
+        periodic = self._check_kernel(problem.target)
+        warn_of_one_particle(len(problem.z) // self.n_restarts, type(self).__name__)
         flow = stein_flow(
-            score_fn,
-            target,
-            z,
+            problem.score_fn,
+            problem.target,
+            problem.z,
             kernel=self.kernel,
             optimizer=self.optimizer,
             step_size=self.step_size,
@@ -306,9 +279,9 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
         )
         self._run_particles(
             flow.carrier,
-            target,
-            X=X,
-            y=labels,
+            problem.target,
+            X=problem.X,
+            y=problem.y,
             stop=flow.stop,
             remedies=(
                 "Increase max_iter, or n_particles; a multimodal target may need init and "
@@ -316,32 +289,6 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
             ),
         )
         return self
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Return how well the particles do; higher is better.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows.
-
-        y : array-like of shape (n_samples,), default=None
-            Targets or labels, which models need.
-
-        Returns
-        -------
-        float
-            Model: accuracy of a classifier, R^2 of a regression, as everywhere in scikit-learn; see
-            :meth:`log_predictive_density` for the figure that judges the spread as well. Density
-            of data: mean log density of X under a kernel density of the particles. Bare log
-            density: minus the squared kernel Stein discrepancy of :meth:`ksd`, whatever X.
-        """
-        return self._score(X, y)
-
-    def _starts_far(self) -> bool:
-        """Tell whether the start may be far from the target: it is no sample, and not chosen."""
-        chosen = self._goes_on() or not (self.init is None or isinstance(self.init, str))
-        return estimator_type(self.target) != "density" and not chosen
 
     def _check_kernel(self, target: Target) -> bool:
         """Tell whether the target lives on a torus; refuse a mixture, and a kernel that misfits."""

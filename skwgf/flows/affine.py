@@ -99,12 +99,7 @@ def whiten(x: Tensor) -> tuple[Tensor, Tensor]:
     centred = (x - x.mean(0)).to(best_float(x.device))
     covariance = centred.T @ centred / n
     variances = covariance.diagonal().clone()
-    if not bool((variances > 0).all()):
-        k = int((variances > 0).logical_not().nonzero()[0])
-        raise ValueError(
-            f"All {n} particles have the same value in coordinate {k}, so that the cloud has no "
-            "spread to whiten by. Start from more particles, or spread them."
-        )
+    _check_spread(variances, n)
     missing = max(0.0, 1.0 - (n - 1) / d)
     covariance = (1 - missing) * covariance
     # The rest keeps clouds that are flat up to rounding, as on the way from a poor start, regular.
@@ -112,6 +107,44 @@ def whiten(x: Tensor) -> tuple[Tensor, Tensor]:
     root = torch.linalg.cholesky(covariance)
     z = torch.linalg.solve_triangular(root, centred.T, upper=False).T
     return z.to(x), root.to(x)
+
+
+def standardize(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a cloud in coordinates of mean zero and unit variance, which stay correlated.
+
+    What :func:`whiten` returns where only variances are taken, as few particles allow.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, d)
+        Particles.
+
+    Returns
+    -------
+    z : Tensor of shape (n, d)
+        The standardised cloud.
+
+    root : Tensor of shape (d, d)
+        The diagonal matrix of the standard deviations, of divisor n.
+
+    Raises
+    ------
+    ValueError
+        If all particles agree in some coordinate.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.flows.affine import standardize
+    >>> standardize(torch.tensor([[0.0, 1.0], [4.0, 3.0]]))
+    (tensor([[-1., -1.],
+            [ 1.,  1.]]), tensor([[2., 0.],
+            [0., 1.]]))
+    """
+    centred = x - x.mean(0)
+    spread = centred.square().mean(0).sqrt()
+    _check_spread(spread, len(x))
+    return centred / spread, torch.diag(spread)
 
 
 def affine_start(
@@ -202,6 +235,16 @@ def affine_start(
         elif after < -0.5 * before:
             radius = max(radius / 4, 0.1)
         x, scores = moved, ahead
+
+
+def _check_spread(spread: Tensor, n: int) -> None:
+    """Refuse a cloud that is flat in some coordinate."""
+    if not bool((spread > 0).all()):
+        k = int((spread > 0).logical_not().nonzero()[0])
+        raise ValueError(
+            f"All {n} particles have the same value in coordinate {k}, so that the cloud has no "
+            "spread to whiten by. Start from more particles, or spread them."
+        )
 
 
 class _Step(NamedTuple):

@@ -86,6 +86,9 @@ class ParticleCarrier:
 
     parts : tuple of Stateful, default=()
         What changes beside the particles (a tracked potential, say) and is put back with them.
+
+    figures : callable, default=None
+        Called after every step: further figures of it, for the history.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class ParticleCarrier:
         side: Tensor | None = None,
         on_step: Callable[[float], None] | None = None,
         parts: tuple[Stateful, ...] = (),
+        figures: Callable[[], dict[str, float]] | None = None,
     ) -> None:
         self.particles = particles.clone()
         self.field = field
@@ -106,6 +110,7 @@ class ParticleCarrier:
         self.side = side
         self.on_step = on_step
         self.parts = parts
+        self.figures = figures
 
     def advance(self) -> dict[str, float]:
         """Move every particle along one step."""
@@ -114,7 +119,8 @@ class ParticleCarrier:
         self.particles = moved
         if self.on_step is not None:
             self.on_step(self.step_size)
-        return {"objective": energy, "step": step}
+        more = {} if self.figures is None else self.figures()
+        return {"objective": energy, "step": step} | more
 
     def is_finite(self) -> bool:
         """Tell whether all coordinates are finite."""

@@ -13,8 +13,9 @@ and v is the field f at which
 is largest, since by parts :math:`\mathbb{E}_\rho \operatorname{div} f =
 -\mathbb{E}_\rho f \cdot \nabla\log\rho`. Replaced by the mean over the particles it is unbounded:
 a field with a steep slope at each particle would make the divergence as large as one likes. Hence
-the small network, the few optimiser steps from where the last ones ended, and the particles that
-are held out to say when to stop.
+the small network, the few optimiser steps from where the last ones ended, the particles that are
+held out to say when to stop, and a last layer that is solved for, see
+:mod:`skwgf.flows.last_layer`: the hidden layers then only supply its features.
 
 The network works in coordinates whitened by the cloud, :math:`z = L^{-1}(x - \bar x)`, where the
 score is :math:`L^\top s`, a velocity :math:`L^{-1} v`, and f.s and div f are what they were.
@@ -27,20 +28,26 @@ References
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
-from skwgf.flows.affine import ScoreFunction, whiten
+from skwgf.flows.affine import ScoreFunction, standardize, whiten
 from skwgf.flows.carriers import Velocity
+from skwgf.flows.frozen import FrozenVelocity, shorten
+from skwgf.flows.last_layer import solve_last_layer
 from skwgf.flows.regularizers import ExponentRule, LpCost, Regularizer, next_exponent
 from skwgf.flows.variational import Cloud, FieldTrainer, InnerFit
-from skwgf.nn.divergence import DivergenceNetwork
+from skwgf.nn.divergence import DivergenceMLP, DivergenceNetwork
 
 Parametrization = Literal["residual", "direct"]
 Coordinates = Literal["whitened", "raw"]
+Whitening = Literal["full", "diagonal"]
 
 
 def clip_rows(r: Tensor, quantile: float) -> Tensor:
@@ -67,11 +74,7 @@ def clip_rows(r: Tensor, quantile: float) -> Tensor:
             [-2.],
             [ 2.]])
     """
-    if quantile >= 1:
-        return r
-    lengths = r.norm(dim=1, keepdim=True)
-    limit = torch.quantile(lengths, quantile)
-    return torch.where(lengths > limit, r * (limit / lengths), r)
+    return r if quantile >= 1 else shorten(r, float(torch.quantile(r.norm(dim=1), quantile)))
 
 
 class ResidualVelocity:
@@ -81,7 +84,8 @@ class ResidualVelocity:
     the particles, chosen anew at each call, only judge: the objective on them is looked at every
     5 optimiser steps, the fit ends after two looks without a better value, and the best weights,
     those of the start among them, are kept. A fixed choice would let the network learn the noise of
-    the others over many calls, and end at a field that no further step improves on those few.
+    the others over many calls, and end at a field that no further step improves on those few. Then
+    the last layer is solved for on all particles.
 
     Parameters
     ----------
@@ -107,6 +111,21 @@ class ResidualVelocity:
     coordinates : {"whitened", "raw"}, default="whitened"
         Where g measures velocities. "whitened" makes the flow affine invariant; in either case the
         network works in whitened coordinates.
+
+    whitening : {"full", "diagonal"}, default="full"
+        Whether these are whitened by the covariance, or by the variances alone, as few particles
+        allow.
+
+    solve : bool, default=False
+        Whether the last layer is solved for, with "residual" and a DivergenceMLP.
+
+    ridge : float, default=0.1
+        Of that solution, in [0, 1], see :func:`~skwgf.flows.last_layer.solve_last_layer`.
+
+    score_skip : bool, default=False
+        Whether the score itself is added to what the network gives, which then has to learn
+        :math:`-\nabla\log\rho` alone. Particles follow their own scores, with all their detail, and
+        the steps have to be as short as the steepest asks. With "residual" only.
 
     exponent_rule : {"dissipation", "conjugate", "frozen"}, default=None
         The quantity that the exponent of an `LpCost` climbs, one step a call, see
@@ -135,6 +154,9 @@ class ResidualVelocity:
     clip_quantile : float, default=0.99
         Quantile of \|r\| beyond which residuals are shortened to it, in (0, 1]; 1 shortens none.
 
+    max_speed : float, default=inf
+        Largest root mean square of the coordinates of a velocity, in whitened coordinates.
+
     Attributes
     ----------
     cost : Regularizer
@@ -143,10 +165,14 @@ class ResidualVelocity:
     last_fit : InnerFit or None
         How the fit of the last call went.
 
+    last_cloud : tuple of Tensor or None
+        Particles and scores of the last call, in whitened coordinates.
+
     Raises
     ------
     ValueError
-        If a parameter is out of its range, or an exponent rule meets a cost without exponent.
+        If a parameter is out of its range, an exponent rule meets a cost without exponent, or the
+        parts do not fit together.
 
     Notes
     -----
@@ -163,12 +189,12 @@ class ResidualVelocity:
     >>> from skwgf.flows.residual import ResidualVelocity
     >>> from skwgf.nn.divergence import DivergenceMLP
     >>> generator = torch.Generator().manual_seed(0)
-    >>> network = DivergenceMLP(2, (), generator=generator)
-    >>> field = ResidualVelocity(lambda x: -x, network, generator=generator, learning_rate=0.03)
+    >>> network = DivergenceMLP(2, (8, 8), generator=generator)
+    >>> field = ResidualVelocity(lambda x: -x, network, generator=generator, solve=True)
     >>> start = 1 + 2 * torch.randn(200, 2, generator=generator)
     >>> carrier = ParticleCarrier(start, field, step_size=0.2, parts=(field,))
     >>> result = run_flow(carrier, max_iter=60)
-    >>> bool(carrier.particles.mean(0).norm() < 0.1), carrier.particles.std().round(decimals=1)
+    >>> bool(carrier.particles.mean(0).norm() < 0.01), carrier.particles.std().round(decimals=1)
     (True, tensor(1.))
     """
 
@@ -181,6 +207,10 @@ class ResidualVelocity:
         cost: Regularizer | None = None,
         parametrization: Parametrization = "residual",
         coordinates: Coordinates = "whitened",
+        whitening: Whitening = "full",
+        solve: bool = False,
+        ridge: float = 0.1,
+        score_skip: bool = False,
         exponent_rule: ExponentRule | None = None,
         exponent_rate: float = 0.1,
         learning_rate: float = 3e-3,
@@ -189,10 +219,12 @@ class ResidualVelocity:
         inner_steps: int = 10,
         held_out: float = 0.2,
         clip_quantile: float = 0.99,
+        max_speed: float = math.inf,
     ) -> None:
         cost = LpCost(2.0) if cost is None else cost
         _check_choice("parametrization", parametrization, get_args(Parametrization))
         _check_choice("coordinates", coordinates, get_args(Coordinates))
+        _check_choice("whitening", whitening, get_args(Whitening))
         if exponent_rule is not None:
             _check_choice("exponent_rule", exponent_rule, get_args(ExponentRule))
             if not isinstance(cost, LpCost):
@@ -200,6 +232,17 @@ class ResidualVelocity:
                     f"exponent_rule={exponent_rule!r} needs an LpCost, got {cost!r}. Pass one, or "
                     "exponent_rule=None."
                 )
+        if parametrization == "direct" and (solve or score_skip):
+            raise ValueError(
+                "parametrization='direct' has no solved last layer and no score skip, which are "
+                "for the residual. Leave them out, or use 'residual'."
+            )
+        if solve and not isinstance(network, DivergenceMLP):
+            raise ValueError(
+                f"solve=True needs a DivergenceMLP, got a {type(network).__name__}. Leave it out."
+            )
+        if not 0 <= ridge <= 1:
+            raise ValueError(f"ridge must lie in [0, 1], got {ridge!r}.")
         if not 0 <= held_out <= 0.5:
             raise ValueError(f"held_out must lie in [0, 0.5], got {held_out!r}.")
         if not 0 < clip_quantile <= 1:
@@ -213,15 +256,22 @@ class ResidualVelocity:
         self.network = network
         self.generator = generator
         self.cost = cost
-        self.parametrization = parametrization
-        self.coordinates = coordinates
+        self.parametrization: Parametrization = parametrization
+        self.coordinates: Coordinates = coordinates
+        self.whitening = whitening
+        self.solve = solve
+        self.ridge = ridge
+        self.score_skip = score_skip
         self.exponent_rule = exponent_rule
         self.exponent_rate = exponent_rate
         self.first_inner_steps = first_inner_steps
         self.inner_steps = inner_steps
         self.held_out = held_out
         self.clip_quantile = clip_quantile
+        self.max_speed = max_speed
         self.last_fit: InnerFit | None = None
+        self.last_cloud: tuple[Tensor, Tensor] | None = None
+        self._frozen: FrozenVelocity | None = None
         self._trainer = FieldTrainer(network, learning_rate=learning_rate, betas=betas)
         self._n_calls = 0
 
@@ -230,19 +280,48 @@ class ResidualVelocity:
         scores = self.score_fn(x)
         if not bool(torch.isfinite(scores).all()):
             return Velocity(torch.full_like(x, math.nan), math.nan)
-        z, root = whiten(x)
-        weight = next(self.network.parameters())
-        frame = root.to(weight) if self.coordinates == "raw" else None
-        self.last_fit = self._fit(Cloud(z.to(weight), (scores @ root).to(weight), frame))
+        z, root = whiten(x) if self.whitening == "full" else standardize(x)
+        inner = scores @ root
+        self.last_cloud = (z, inner)
+        field = self._learn(z, inner, root)
         with torch.no_grad():
-            output = self.network(z.to(weight)).to(x)
-        residual = clip_rows(self._to_residual(output, root), self.clip_quantile)
-        velocity = self.cost.conjugate_gradient(residual)
-        energy = float((velocity * residual).sum(1).mean())
+            output = field(z) + inner if self.score_skip else field(z)
+        frozen = FrozenVelocity(
+            x.mean(0),
+            root,
+            field,
+            self.cost,
+            self.parametrization == "direct",
+            self.coordinates == "raw",
+            math.inf,
+            self.max_speed * math.sqrt(x.shape[1]),
+        )
+        residual = frozen.residual(output)
+        if self.clip_quantile < 1:
+            longest = float(torch.quantile(residual.norm(dim=1), self.clip_quantile))
+            frozen, residual = replace(frozen, longest=longest), shorten(residual, longest)
+        self._frozen = frozen
+        speed = self.cost.conjugate_gradient(residual)
+        energy = float((speed * residual).sum(1).mean())
+        velocity = frozen.velocity(residual)
         if self.exponent_rule is not None and isinstance(self.cost, LpCost):
             p = next_exponent(residual, self.cost.p, self.exponent_rule, self.exponent_rate)
             self.cost = LpCost(p)
-        return Velocity(velocity if frame is not None else velocity @ root.T, energy)
+        return Velocity(velocity, energy)
+
+    def freeze(self) -> FrozenVelocity:
+        """Return the velocity of the last call as a function, which later calls leave alone.
+
+        Raises
+        ------
+        RuntimeError
+            Before the first call, or with `score_skip`, where it is no function of x alone.
+        """
+        if self._frozen is None or self.score_skip:
+            raise RuntimeError(
+                "There is no velocity to freeze: call the field first, without skip."
+            )
+        return replace(self._frozen, field=copy.deepcopy(self._frozen.field))
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that later calls depend on."""
@@ -260,15 +339,19 @@ class ResidualVelocity:
         self._n_calls = state["n_calls"]
         self.generator.set_state(state["generator"])
 
-    def _to_residual(self, output: Tensor, root: Tensor) -> Tensor:
-        """Return r in the coordinates of g from the output of the network."""
-        if self.parametrization == "direct":
-            measured = output @ root.T if self.coordinates == "raw" else output
-            return self.cost.gradient(measured)
-        if self.coordinates == "raw":
-            raw: Tensor = torch.linalg.solve_triangular(root, output, upper=False, left=False)
-            return raw
-        return output
+    def _learn(self, z: Tensor, scores: Tensor, root: Tensor) -> Callable[[Tensor], Tensor]:
+        """Fit the network to a cloud, and return it, or the field of its solved last layer."""
+        weight = next(self.network.parameters())
+        target = torch.zeros_like(scores) if self.score_skip else scores
+        if not self.solve:
+            frame = root.to(weight) if self.coordinates == "raw" else None
+            self.last_fit = self._fit(Cloud(z.to(weight), target.to(weight), frame))
+            return _InPrecision(self.network)
+        network = cast(DivergenceMLP, self.network)
+        if network.n_hidden > 0:
+            self.last_fit = self._fit(Cloud(z.to(weight), target.to(weight), None))
+        diagonal = self.whitening == "diagonal"
+        return solve_last_layer(network, z, target, ridge=self.ridge, diagonal=diagonal)
 
     def _split(self, cloud: Cloud) -> tuple[Cloud, Cloud | None]:
         """Return the particles to train on and those held out, chosen anew."""
@@ -289,6 +372,18 @@ class ResidualVelocity:
             return self._trainer.fit(*self._split(cloud), self.cost, n_steps)
         # At p = 2 the best field is the residual, in the coordinates in which it is measured.
         return self._trainer.fit(*self._split(cloud._replace(frame=None)), LpCost(2.0), n_steps)
+
+
+@dataclass(frozen=True, eq=False)
+class _InPrecision:
+    """A network that takes and gives tensors of any precision."""
+
+    network: DivergenceNetwork
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Return the field at points z (n, d)."""
+        output: Tensor = self.network(z.to(next(self.network.parameters())))
+        return output.to(z)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

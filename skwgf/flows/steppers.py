@@ -296,6 +296,66 @@ class Heun:
         self.time, self.next_step = state["time"], state["next_step"]
 
 
+class Cooling:
+    r"""A stepper whose steps shrink to nothing over the last part of a run.
+
+    Velocities that are noisy, as on minibatches, keep particles trembling by as much as a step: the
+    steps have to come to an end, for the average over the last ones to be taken.
+
+    Parameters
+    ----------
+    stepper : Stepper
+        What makes the steps.
+
+    n_steps : int
+        Length of the run.
+
+    share : float, default=0.4
+        Last part of it over which the size falls, linearly, in (0, 1].
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.flows import Velocity, euler
+    >>> from skwgf.flows.steppers import Cooling
+    >>> stepper, x = Cooling(euler, 4, share=0.5), torch.zeros(1)
+    >>> for _ in range(4):
+    ...     x, _ = stepper(lambda x, side=None: Velocity(torch.ones(1), 0.0), x, 1.0)
+    ...     print(x.item())
+    1.0
+    2.0
+    3.0
+    3.5
+    """
+
+    def __init__(self, stepper: Stepper, n_steps: int, share: float = 0.4) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"share must lie in (0, 1], got {share!r}.")
+        self.stepper = stepper
+        self.n_steps = n_steps
+        self.share = share
+        self.n_taken = 0
+
+    def __call__(
+        self, field: VelocityField, x: Tensor, step_size: float, side: Tensor | None = None
+    ) -> tuple[Tensor, float]:
+        """Return the moved points and the energy before the step."""
+        left = max(self.n_steps - self.n_taken, 0) / self.n_steps
+        self.n_taken += 1
+        return self.stepper(field, x, min(1.0, left / self.share) * step_size, side)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of steps taken, and the state of the stepper, if it has one."""
+        inner = self.stepper.state_dict() if hasattr(self.stepper, "state_dict") else None
+        return {"n_taken": self.n_taken, "stepper": inner}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put them back."""
+        self.n_taken = state["n_taken"]
+        if hasattr(self.stepper, "load_state_dict"):
+            self.stepper.load_state_dict(state["stepper"])
+
+
 _MOST_TRIALS = 30  # each a tenth at least: what fails then is not a matter of the step
 
 

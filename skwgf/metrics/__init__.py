@@ -6,6 +6,7 @@ from skwgf.metrics.discrepancies import (
     sliced_wasserstein,
     wasserstein_distance,
 )
+from skwgf.metrics.importance import pareto_k
 from skwgf.metrics.quality import (
     ModeCoverage,
     mode_coverage,
@@ -20,6 +21,7 @@ __all__ = [
     "mmd",
     "mode_coverage",
     "neighbor_distance_ratio",
+    "pareto_k",
     "sinkhorn_divergence",
     "sliced_wasserstein",
     "two_sample_accuracy",

@@ -134,6 +134,7 @@ class DivergenceMLP(DivergenceNetwork):
             dtype=dtype,
             device=device,
         )
+        self.n_hidden = len(hidden_layer_sizes)
         self._activate = _tanh if activation == "tanh" else _silu
         skip = next(self.core.parameters()).new_zeros(n_features, n_features)
         self.register_parameter("skip", nn.Parameter(skip) if linear_skip else None)
@@ -168,6 +169,45 @@ class DivergenceMLP(DivergenceNetwork):
             value = value + x @ self.skip.T
             divergence = divergence + self.skip.trace()
         return value, divergence.expand(len(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Return the values (n, h) of the last hidden layer at `x` (n, d)."""
+        for layer in list(self.core)[:-1]:
+            x = layer(x)
+        return x
+
+    def hidden_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Return what the last layer sees, and its mean gradient.
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, d)
+            Points, in the precision of the weights.
+
+        Returns
+        -------
+        features : Tensor of shape (n, h)
+            Values of the last hidden layer, h = 0 without one.
+        gradient : Tensor of shape (h, d)
+            The mean over the points of the gradient of each feature.
+        """
+        linears = [layer for layer in self.core if isinstance(layer, nn.Linear)][:-1]
+        layer, slopes = x, []
+        for linear in linears:
+            layer, slope = self._activate(linear(layer))
+            slopes.append(slope)
+        weights = [linear.weight for linear in linears]
+        match slopes:
+            case []:
+                return x.new_empty(len(x), 0), x.new_empty(0, x.shape[1])
+            case [slope]:
+                return layer, slope.mean(0)[:, None] * weights[0]
+            case [slope, next_slope]:
+                mixed = (next_slope.T @ slope / len(x)) * weights[1]
+                return layer, mixed @ weights[0]
+        # The first two layers of every point, then the mean over the points with the third slope.
+        inner = slopes[1][:, :, None] * (weights[1] @ (slopes[0][:, :, None] * weights[0]))
+        return layer, (slopes[2][:, :, None] * (weights[2] @ inner)).mean(0)
 
 
 class WithDivergence(DivergenceNetwork):

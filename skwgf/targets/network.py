@@ -57,8 +57,9 @@ class NeuralNetworkPosterior(Target):
 
     A regression has :math:`y \mid x \sim N(f(x), 1 / \gamma)` with
     :math:`\gamma \sim \Gamma(a', b')`, and a classification
-    :math:`p(y = k \mid x) \propto e^{f_k(x)}`. The coordinates are the weights layer by layer,
-    each with its biases, then :math:`\log \lambda` and, for a regression, :math:`\log \gamma`.
+    :math:`p(y = k \mid x) \propto e^{f_k(x)}`. The coordinates are the weights in units of their
+    prior, :math:`\sqrt\lambda \theta`, layer by layer, each with its biases, then
+    :math:`\log \lambda` and, for a regression, :math:`\log \gamma`.
 
     Parameters
     ----------
@@ -102,6 +103,10 @@ class NeuralNetworkPosterior(Target):
     The targets of a regression are standardised inside: weights and precisions are in units of
     the standard deviation of y, predictions and log likelihoods in the units of y. Features are
     used as they are: standardise them first.
+
+    In the coordinates :math:`(\theta, \log\lambda)` the density is not bounded: it grows without
+    end as all weights go to zero and :math:`\lambda` to infinity. Little of the posterior is there,
+    but particles, which climb, would collect at it. In units of the prior there is no such place.
 
     References
     ----------
@@ -191,7 +196,7 @@ class NeuralNetworkPosterior(Target):
         )
         weights = standard_normal(self, n, self._n_weights, generator) * self._tensor(scales)
         logs = 0.1 * standard_normal(self, n, self.n_dim_ - self._n_weights, generator)
-        return torch.cat([weights, logs], dim=1)
+        return torch.cat([weights * (0.5 * logs[:, :1]).exp(), logs], dim=1)
 
     @property
     def row_width(self) -> int:
@@ -257,11 +262,12 @@ class NeuralNetworkPosterior(Target):
 
     def _layers(self, z: Tensor) -> list[_Layer]:
         """Return the layers of the networks that the rows of `z` are."""
+        scale = (-0.5 * z[:, self._n_weights, None, None]).exp()
         layers, first = [], 0
         for fan_in, fan_out in itertools.pairwise(self._sizes):
             middle, last = first + fan_in * fan_out, first + (fan_in + 1) * fan_out
             weight = z[:, first:middle].reshape(len(z), fan_in, fan_out)
-            layers.append(_Layer(weight, z[:, None, middle:last]))
+            layers.append(_Layer(scale * weight, scale * z[:, None, middle:last]))
             first = last
         return layers
 
@@ -277,8 +283,7 @@ class NeuralNetworkPosterior(Target):
     def _log_prior(self, z: Tensor) -> Tensor:
         """Return the log density of the prior."""
         weights, log_precision = z[:, : self._n_weights], z[:, self._n_weights]
-        squares = weights.square().sum(1)
-        normals = self._n_weights * (log_precision - LOG_2PI) - log_precision.exp() * squares
+        normals = -self._n_weights * LOG_2PI - weights.square().sum(1)
         prior = 0.5 * normals + gamma_log_density(log_precision, *self.weight_prior)
         if self._is_regression():
             prior = prior + gamma_log_density(z[:, -1], *self.noise_prior)

@@ -35,11 +35,13 @@ def particles(model, n=4):
 
 def by_hand(row, sizes, activation):
     """The outputs of one network, its weights taken from a row in the documented order."""
+    n_weights = sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(sizes))
+    weights = row[:n_weights] / math.exp(row[n_weights] / 2)  # from units of the prior
     hidden, first = X, 0
     for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-        weight = row[first : first + fan_in * fan_out].reshape(fan_in, fan_out)
+        weight = weights[first : first + fan_in * fan_out].reshape(fan_in, fan_out)
         first += fan_in * fan_out
-        hidden = hidden @ weight + row[first : first + fan_out]
+        hidden = hidden @ weight + weights[first : first + fan_out]
         first += fan_out
         if layer < len(sizes) - 2:
             hidden = ACTIVATIONS[activation](hidden)
@@ -66,7 +68,7 @@ def test_regression_by_hand(hidden, activation):
         terms = stats.norm(mean, sd).logpdf(Y)
         assert np.allclose(likelihood[i].tolist(), terms)
         expected = terms.sum()
-        expected += stats.norm(0, weight_precision**-0.5).logpdf(row[:n_weights]).sum()
+        expected += stats.norm(0, 1).logpdf(row[:n_weights]).sum()
         expected += stats.gamma(2.0, scale=2.0).logpdf(weight_precision) + row[-2]
         expected += stats.gamma(3.0, scale=1 / 0.7).logpdf(noise_precision) + row[-1]
         assert float(log_prob[i]) == pytest.approx(expected, rel=1e-11)
@@ -87,9 +89,17 @@ def test_classification_by_hand():
         terms = logs[np.arange(30), codes]
         assert np.allclose(likelihood[i].tolist(), terms)
         expected = terms.sum()
-        expected += stats.norm(0, math.exp(-row[-1] / 2)).logpdf(row[:n_weights]).sum()
+        expected += stats.norm(0, 1).logpdf(row[:n_weights]).sum()
         expected += stats.gamma(1.0, scale=10.0).logpdf(math.exp(row[-1])) + row[-1]
         assert float(log_prob[i]) == pytest.approx(expected, rel=1e-11)
+
+
+def test_the_density_is_bounded_where_all_weights_vanish():
+    # In weights and their log precision it is not: particles would collect at zero weights.
+    model = NeuralNetworkPosterior((4,)).fit(X, Y)
+    z = torch.zeros(5, model.n_dim_, dtype=torch.float64)
+    z[:, -2] = torch.tensor([0.0, 2.0, 4.0, 6.0, 8.0])
+    assert bool((model.log_prob(z).diff()[1:] < 0).all())
 
 
 def test_the_names_of_the_classes_do_not_matter():
