@@ -1,7 +1,13 @@
 """Wasserstein gradient flows as scikit-learn estimators."""
 
-from skwgf import datasets, flows, kernels, metrics, targets
-from skwgf.estimators import GWGSampler, SinkhornFlowGenerator, SVGDSampler, W2FlowGenerator
+from skwgf import datasets, flows, functionals, kernels, metrics, targets
+from skwgf.estimators import (
+    GWGSampler,
+    SinkhornFlowGenerator,
+    SVGDSampler,
+    W2FlowGenerator,
+    WSFNOptimizer,
+)
 
 __version__ = "0.1.0.dev0"
 
@@ -10,9 +16,11 @@ __all__ = [
     "SVGDSampler",
     "SinkhornFlowGenerator",
     "W2FlowGenerator",
+    "WSFNOptimizer",
     "__version__",
     "datasets",
     "flows",
+    "functionals",
     "kernels",
     "metrics",
     "targets",

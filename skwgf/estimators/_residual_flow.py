@@ -32,11 +32,18 @@ _NETWORK = 10
 
 
 class ResidualFlow(NamedTuple):
-    """A flow, its velocities, and what is kept of its steps."""
+    """A flow, its velocities, and, where they are kept, its steps and the law at its start."""
 
     flow: Flow
     fields: list[ResidualVelocity]
-    tracked: Callable[[], FlowMap] | None
+    recording: RecordingStepper | None
+    base: tuple[Tensor, Tensor] | None
+
+    def flow_map(self) -> FlowMap | None:
+        """Return the flow so far as a map, where its steps are kept."""
+        if self.recording is None or self.base is None:
+            return None
+        return FlowMap(*self.base, tuple(self.recording.steps))
 
 
 class Judged:
@@ -115,13 +122,13 @@ def residual_flow(
         _check_trackable(n_restarts, many, noisy, optimizer)
     if affine and many:
         clouds = [affine_start(full_score_fn, cloud)[0] for cloud in clouds]
-    bases: list[tuple[Tensor, Tensor]] = []
+    base: tuple[Tensor, Tensor] | None = None
     if track_density:
         generator = make_generator(derive_seed(seed, _NETWORK - 1))
         mean, root = clouds[0].mean(0), whiten(clouds[0])[1]
         draws = torch.randn(clouds[0].shape, generator=generator, dtype=torch.float64)
         clouds = [mean + draws.to(root) @ root.T]
-        bases = [(mean, root)]
+        base = (mean, root)
     direct = options["parametrization"] == "direct"
     skip = (not many and not direct) if score_skip is None else score_skip
     fields = [
@@ -142,7 +149,11 @@ def residual_flow(
     ]
     level = 0.0 if noisy else stopping_level(n, d) if tol is None else tol
     judged = [Judged(field, level) if many else Unjudged(field) for field in fields]
-    stop = at_level(level, window=_WINDOW) if many else plateau("objective", tol=tol or _TOL, patience=_PATIENCE)
+    stop = (
+        at_level(level, window=_WINDOW)
+        if many
+        else plateau("objective", tol=tol or _TOL, patience=_PATIENCE)
+    )
     stepper, usual_step = _steps(optimizer, many=many, noisy=noisy)
     if track_density:
         stepper = RecordingStepper(fields[0])
@@ -167,11 +178,7 @@ def residual_flow(
         parts=tuple(parts),
         figures=figures,
     )
-    tracked = None
-    if recording is not None:
-        kept = recording
-        tracked = lambda: FlowMap(*bases[0], tuple(kept.steps))  # noqa: E731
-    return ResidualFlow(Flow(carrier, stop), fields, tracked)
+    return ResidualFlow(Flow(carrier, stop), fields, recording, base)
 
 
 def _never(history: dict[str, list[float]]) -> bool:

@@ -396,7 +396,7 @@ class GWGSampler(PredictionMixin, SamplerMixin, BaseFlow):
         costs = [field.cost for field in built.fields]
         self.exponent_ = costs[0].p if isinstance(costs[0], LpCost) else float("nan")
         self.networks_ = [field.network for field in built.fields]
-        self._flow_map = built.tracked() if built.tracked is not None else None
+        self._flow_map = built.flow_map()
         return self
 
     def importance_sample(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,20 +59,17 @@ def negative_distance(smoothing: float) -> PairFunction:
 
 def differentiated(function: Callable[[Tensor], Any]) -> PairFunction:
     """Return an elementwise torch function of u, whose derivatives autograd takes."""
+    return PairFunction(function, partial(_differentiate, function))
 
-    def value(u: Tensor) -> Tensor:
-        result: Tensor = function(u)
-        return result
 
-    def derivatives(u: Tensor) -> Derivatives:
-        with torch.enable_grad():
-            u = u.detach().requires_grad_()
-            energy = function(u)
-            slope = _derivative(energy, u, create_graph=True)
-            bend = _derivative(slope, u, create_graph=False)
-        return Derivatives(energy.detach(), slope.detach(), bend)
-
-    return PairFunction(value, derivatives)
+def _differentiate(function: Callable[[Tensor], Any], u: Tensor) -> Derivatives:
+    """Return a function of u with its first two derivatives."""
+    with torch.enable_grad():
+        u = u.detach().requires_grad_()
+        energy = function(u)
+        slope = _derivative(energy, u, create_graph=True)
+        bend = _derivative(slope, u, create_graph=False)
+    return Derivatives(energy.detach(), slope.detach(), bend)
 
 
 def _derivative(values: Tensor, u: Tensor, *, create_graph: bool) -> Tensor:
@@ -88,51 +86,68 @@ def _gaussian(length: float) -> PairFunction:
     """Return the Gaussian kernel, which is its own derivative up to a factor."""
     rate = 0.5 / length**2
     bits = rate / math.log(2)
+    return PairFunction(
+        partial(_power, bits), partial(_powers, bits), (1.0, -rate, rate**2), one_matrix=True
+    )
 
-    def value(u: Tensor) -> Tensor:
-        return u.mul_(-bits).clamp_(min=_FLOOR[u.dtype]).exp2_()
 
-    def derivatives(u: Tensor) -> Derivatives:
-        power = value(u)
-        return Derivatives(power, power, power)
+def _power(bits: float, u: Tensor) -> Tensor:
+    """Return 2^(-bits u)."""
+    return u.mul_(-bits).clamp_(min=_FLOOR[u.dtype]).exp2_()
 
-    return PairFunction(value, derivatives, (1.0, -rate, rate**2), one_matrix=True)
+
+def _powers(bits: float, u: Tensor) -> Derivatives:
+    """Return 2^(-bits u), which serves for its derivatives as well."""
+    power = _power(bits, u)
+    return Derivatives(power, power, power)
 
 
 def _multiquadric(length: float, exponent: float) -> PairFunction:
     """Return (1 + u / length^2)^exponent."""
     square = length**2
     first, second = exponent / square, exponent * (exponent - 1) / square**2
+    return PairFunction(
+        partial(_root, square, exponent), partial(_roots, square, exponent), (1.0, first, second)
+    )
 
-    def value(u: Tensor) -> Tensor:
-        return u.div_(square).add_(1).pow_(exponent)
 
-    def derivatives(u: Tensor) -> Derivatives:
-        base = u.div_(square).add_(1)
-        power = base.pow(exponent)
-        # Roots are cheap, divisions are not.
-        inverse = power.square() if exponent == -0.5 else base.reciprocal_()
-        slope = power * inverse
-        return Derivatives(power, slope, inverse.mul_(slope))
+def _root(square: float, exponent: float, u: Tensor) -> Tensor:
+    """Return (1 + u / square)^exponent."""
+    return u.div_(square).add_(1).pow_(exponent)
 
-    return PairFunction(value, derivatives, (1.0, first, second))
+
+def _roots(square: float, exponent: float, u: Tensor) -> Derivatives:
+    """Return this power, and the next two lower ones."""
+    base = u.div_(square).add_(1)
+    power = base.pow(exponent)
+    # Roots are cheap, divisions are not.
+    inverse = power.square() if exponent == -0.5 else base.reciprocal_()
+    slope = power * inverse
+    return Derivatives(power, slope, inverse.mul_(slope))
 
 
 def _profiled(kernel: Radial) -> PairFunction:
     """Return a kernel by its profile, the trace of which is 4 u w'' in dimension 0."""
     square = kernel._length() ** 2
+    return PairFunction(
+        partial(_profile_value, kernel, square),
+        partial(_profile, kernel, square),
+        (1.0, 1 / square, 0.25 / square**2),
+    )
 
-    def value(u: Tensor) -> Tensor:
-        return kernel._profile(u.div_(square), 0).value
 
-    def derivatives(u: Tensor) -> Derivatives:
-        u = u.div_(square)
-        zero = u == 0
-        value, slope, trace = kernel._profile(u.clone(), 0)
-        assert trace is not None  # the kernel is smooth
-        return Derivatives(value, slope, trace.div_(u).masked_fill_(zero, 0.0))
+def _profile_value(kernel: Radial, square: float, u: Tensor) -> Tensor:
+    """Return a kernel of bandwidth one at u / square."""
+    return kernel._profile(u.div_(square), 0).value
 
-    return PairFunction(value, derivatives, (1.0, 1 / square, 0.25 / square**2))
+
+def _profile(kernel: Radial, square: float, u: Tensor) -> Derivatives:
+    """Return this value and the derivatives that its profile holds."""
+    u = u.div_(square)
+    zero = u == 0
+    value, slope, trace = kernel._profile(u.clone(), 0)
+    assert trace is not None  # the kernel is smooth
+    return Derivatives(value, slope, trace.div_(u).masked_fill_(zero, 0.0))
 
 
 def _terms(kernel: Kernel, factor: float) -> list[PairFunction]:
@@ -149,20 +164,23 @@ def _terms(kernel: Kernel, factor: float) -> list[PairFunction]:
 
 def _total(terms: list[PairFunction]) -> PairFunction:
     """Return the sum of functions."""
+    return PairFunction(partial(_total_value, terms), partial(_total_derivatives, terms))
 
-    def value(u: Tensor) -> Tensor:
-        total = torch.zeros_like(u)
-        for term in terms:
-            total.add_(term.value(u.clone()), alpha=term.weights[0])
-        return total
 
-    def derivatives(u: Tensor) -> Derivatives:
-        totals = Derivatives(*(torch.zeros_like(u) for _ in range(3)))
-        for term in terms:
-            for total, part, weight in zip(
-                totals, term.derivatives(u.clone()), term.weights, strict=True
-            ):
-                total.add_(part, alpha=weight)
-        return totals
+def _total_value(terms: list[PairFunction], u: Tensor) -> Tensor:
+    """Return the weighted sum of values."""
+    total = torch.zeros_like(u)
+    for term in terms:
+        total.add_(term.value(u.clone()), alpha=term.weights[0])
+    return total
 
-    return PairFunction(value, derivatives)
+
+def _total_derivatives(terms: list[PairFunction], u: Tensor) -> Derivatives:
+    """Return the weighted sums of values and derivatives."""
+    totals = Derivatives(*(torch.zeros_like(u) for _ in range(3)))
+    for term in terms:
+        for total, part, weight in zip(
+            totals, term.derivatives(u.clone()), term.weights, strict=True
+        ):
+            total.add_(part, alpha=weight)
+    return totals

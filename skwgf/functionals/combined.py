@@ -85,10 +85,12 @@ class Sum(Functional):
 
     def draw_start(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw particles as the one that learns from data does, or else the left one."""
-        return self._leader.draw_start(n, generator)
+        start: Tensor = self._leader.draw_start(n, generator)
+        return start
 
     def _value(self, z: Tensor) -> Tensor:
-        return self.left_.value(z) + self.right_.value(z)
+        value: Tensor = self.left_.value(z) + self.right_.value(z)
+        return value
 
     def _expand(self, z: Tensor) -> Expansion:
         left, right = self.left_.expand(z), self.right_.expand(z)
@@ -149,7 +151,8 @@ class Scaled(Functional):
 
     def draw_start(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw particles as the functional does."""
-        return self.functional_.draw_start(n, generator)
+        start: Tensor = self.functional_.draw_start(n, generator)
+        return start
 
     def _value(self, z: Tensor) -> Tensor:
         value: Tensor = self.factor * self.functional_.value(z)
