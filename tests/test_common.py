@@ -8,7 +8,14 @@ from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skwgf
-from skwgf import SinkhornFlowGenerator, SVGDSampler, W2FlowGenerator
+from skwgf import (
+    GWGSampler,
+    SinkhornFlowGenerator,
+    SVGDSampler,
+    W2FlowGenerator,
+    WSFNOptimizer,
+)
+from skwgf.functionals import MeanFieldRisk, VarianceCosine
 from skwgf.kernels import Gaussian
 from skwgf.targets import (
     LinearRegressionPosterior,
@@ -31,11 +38,19 @@ ESTIMATORS = [
     SVGDSampler(LogisticRegressionPosterior(), n_particles=50),
     SVGDSampler(kernel=Gaussian("median"), n_particles=20, max_iter=10),
     SVGDSampler(NETWORK, kernel=Gaussian("median"), n_particles=20, max_iter=100),
+    GWGSampler(n_particles=50, max_iter=20),
+    GWGSampler(LinearRegressionPosterior(), n_particles=50, max_iter=20),
+    GWGSampler(LogisticRegressionPosterior(), n_particles=50, max_iter=20),
+    GWGSampler(NETWORK, n_particles=20, max_iter=100),
+    WSFNOptimizer(n_particles=20, max_iter=20),
+    WSFNOptimizer(VarianceCosine()),
+    WSFNOptimizer(MeanFieldRisk(), n_particles=20, max_iter=20),
+    WSFNOptimizer(MeanFieldRisk(loss="logistic"), n_particles=20, max_iter=20),
 ]
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.filterwarnings("ignore:The particles of SVGDSampler:UserWarning")
+@pytest.mark.filterwarnings("ignore:The particles of (SVGD|GWG)Sampler:UserWarning")
 @parametrize_with_checks(ESTIMATORS)
 def test_scikit_learn_checks(estimator, check):
     check(estimator)

@@ -24,11 +24,11 @@ from skwgf._tensor import (
     make_generator,
     tensor_to_array,
     to_numpy,
-    to_tensor,
 )
 from skwgf.base import caller_level
 from skwgf.estimators._clouds import Minibatches
 from skwgf.estimators._generator import choose
+from skwgf.estimators._sampler_start import start_cloud
 from skwgf.flows import FlowResult, ParticleCarrier
 from skwgf.flows.stein import ksd_squared
 from skwgf.flows.torus import TorusVelocity
@@ -38,10 +38,6 @@ from skwgf.targets import KernelDensityTarget, Target
 
 # Independent random streams of one fit.
 START, FLOW = 1, 2
-# Particles where nothing else gives their number.
-_PARTICLES = 200
-# Noise on repeated starting points, in standard deviations (or as it is where there are none).
-_JITTER = 0.1
 # A spread ratio that deserves a word.
 _LEAST_SPREAD = 0.85
 _LEAST_FISHER, _MOST_FISHER = 0.7, 1.4
@@ -290,7 +286,16 @@ class SamplerMixin:
         device, dtype = self._resolve(X)
         seed = draw_seed(self.random_state)
         target = self._posed(X, y, device, dtype)
-        z = self._start(target, X, device, dtype, seed)
+        generator = make_generator(derive_seed(seed, START))
+        z = start_cloud(
+            target,
+            X,
+            earlier=self._cloud if self._goes_on() else None,
+            init=self.init,
+            n_particles=self.n_particles,
+            n_restarts=self.n_restarts,
+            generator=generator,
+        )
         target.check_start(z)
         score_fn: Callable[[Tensor], Tensor] = target.grad_log_prob
         if self.batch_size is not None:
@@ -313,70 +318,6 @@ class SamplerMixin:
         target = KernelDensityTarget() if self.target is None else clone(self.target)
         return target.fit(X, y, device=device, dtype=dtype)
 
-    def _start(
-        self, target: Target, X: NDArray[Any], device: torch.device, dtype: torch.dtype, seed: int
-    ) -> Tensor:
-        """Return the cloud to start from, in the coordinates of the target."""
-        if self._goes_on():
-            if self._cloud.shape[1] != target.n_dim_:
-                raise ValueError(
-                    f"warm_start=True goes on with {len(self._cloud)} particles of "
-                    f"{self._cloud.shape[1]} coordinates, but the target has {target.n_dim_} now. "
-                    "Set warm_start=False, or fit a clone."
-                )
-            return to_tensor(self._cloud, device=device, dtype=dtype)
-        generator = make_generator(derive_seed(seed, START))
-        if isinstance(self.init, str) or self.init is None:
-            return self._drawn_start(target, X, device, dtype, generator)
-        rows = np.asarray(tensor_to_array(self.init), dtype=np.float64)
-        n_parameters = len(target.parameter_names_)
-        if rows.ndim != 2 or rows.shape[1] != n_parameters or len(rows) == 0:
-            raise ValueError(
-                f"init must be a table of particles with {n_parameters} columns, those of "
-                f"particles_, got shape {rows.shape}."
-            )
-        if not np.isfinite(rows).all():
-            raise ValueError("init contains NaN or infinity.")
-        each = len(rows) // self.n_restarts
-        if each * self.n_restarts != len(rows) or self.n_particles not in (None, each):
-            raise ValueError(
-                f"init has {len(rows)} particles for all clouds together, which does not fit "
-                f"n_restarts={self.n_restarts} and n_particles={self.n_particles}. Leave "
-                "n_particles out, and pass as many rows for each restart."
-            )
-        z = target.unconstrain(to_tensor(rows, device=device, dtype=dtype))
-        return _parted(z, z, generator)
-
-    def _drawn_start(
-        self,
-        target: Target,
-        X: NDArray[Any],
-        device: torch.device,
-        dtype: torch.dtype,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Return a cloud from the rows of X, from the target's own start, or from N(0, I)."""
-        unfit = "data" if target.learns_from_data else "prior"
-        if self.init == unfit:
-            raise ValueError(
-                f"init={unfit!r} does not fit this target: a bare log density starts from the rows "
-                "of X ('data'), all other targets from their own draws ('prior')."
-            )
-        if self.init == "normal":
-            n = self.n_restarts * (self.n_particles or _PARTICLES)
-            normal = torch.randn(n, target.n_dim_, generator=generator, dtype=torch.float64)
-            return normal.to(device, dtype)
-        if target.learns_from_data:
-            n = self.n_restarts * (self.n_particles or _PARTICLES)
-            return target.draw_start(n, generator).to(device, dtype)
-        rows = target.unconstrain(to_tensor(X, device=device, dtype=dtype))
-        n = self.n_particles or len(X)
-        clouds = []
-        for _ in range(self.n_restarts):
-            index = torch.arange(n) if n == len(X) else choose(len(X), n, generator)
-            clouds.append(rows[index.to(device)])
-        return _parted(torch.cat(clouds), rows, generator)
-
 
 def spread_ratio(z: Tensor, scores: Tensor) -> float:
     r"""Return :math:`-\frac{1}{nd} \sum_i s_i \cdot (z_i - \bar z)`, one on the target."""
@@ -391,22 +332,6 @@ def _warn(message: str) -> None:
 def _mean(figures: Iterable[float]) -> float:
     """Return the mean over restarts."""
     return float(np.mean(list(figures)))
-
-
-def _parted(cloud: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-    """Add noise to particles on one spot, and to columns in which all agree.
-
-    Particles on one spot would stay together for ever.
-    """
-    if len(cloud) == 1:
-        return cloud
-    spread = rows.std(0, correction=0)
-    flat = spread <= 100 * torch.finfo(rows.dtype).eps * rows.abs().amax(0)
-    _, place, counts = torch.unique(cloud, dim=0, return_inverse=True, return_counts=True)
-    moved = (counts[place] > 1)[:, None] | flat
-    amount = torch.where(flat, _JITTER, _JITTER * spread)
-    noise = torch.randn(cloud.shape, generator=generator, dtype=torch.float64).to(cloud)
-    return cloud + torch.where(moved, amount * noise, 0.0)
 
 
 def warn_of_one_particle(n: int, name: str) -> None:
