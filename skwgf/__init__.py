@@ -3,6 +3,8 @@
 from skwgf import datasets, flows, functionals, kernels, metrics, targets
 from skwgf.estimators import (
     GWGSampler,
+    MeanFieldClassifier,
+    MeanFieldRegressor,
     SinkhornFlowGenerator,
     SVGDSampler,
     W2FlowGenerator,
@@ -13,6 +15,8 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "GWGSampler",
+    "MeanFieldClassifier",
+    "MeanFieldRegressor",
     "SVGDSampler",
     "SinkhornFlowGenerator",
     "W2FlowGenerator",

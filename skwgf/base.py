@@ -7,7 +7,6 @@ carrier, hands it to :meth:`BaseFlow._run`, and stores what it learnt.
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -23,11 +22,9 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import validate_data
 
 from skwgf._tensor import resolve_device, resolve_dtype, tensor_to_array
+from skwgf._warnings import caller_level
 from skwgf.flows import Carrier, FlowResult, run_flow
 from skwgf.flows.loop import History
-
-# Warnings name the line that called into these packages.
-_INSIDE = ("skwgf", "sklearn")
 
 
 class BaseFlow(CallbackSupportMixin, BaseEstimator):
@@ -180,11 +177,3 @@ class BaseFlow(CallbackSupportMixin, BaseEstimator):
         else:
             return
         warnings.warn(message, category, stacklevel=caller_level())
-
-
-def caller_level() -> int:
-    """Return the `stacklevel` at which a warning of the calling function names the user's line."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] in _INSIDE:
-        frame, level = frame.f_back, level + 1
-    return level

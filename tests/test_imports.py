@@ -30,7 +30,10 @@ BELOW = {
 ENGINE = {"functionals", "targets", "kernels", "transport", "nn"}
 for layer in ENGINE:
     BELOW[layer] |= ENGINE - {layer}
-BELOW["flows"] = ENGINE | {"_tensor"}
+for layer in tuple(BELOW):
+    BELOW[layer] |= {"_warnings"}
+BELOW["_warnings"] = set()
+BELOW["flows"] = ENGINE | {"_tensor", "_warnings"}
 BELOW["base"] = BELOW["flows"] | {"flows"}
 BELOW["persistence"] = BELOW["base"] | {"base"}
 BELOW["estimators"] = BELOW["persistence"] | {"persistence", "metrics"}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_scalar
 
 from skwgf._tensor import to_numpy
-from skwgf.base import caller_level
+from skwgf._warnings import caller_level
 from skwgf.flows.frozen import FlowMap
 from skwgf.metrics import pareto_k
 from skwgf.targets import Target

@@ -17,7 +17,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from skwgf._tensor import tensor_to_array
-from skwgf.base import caller_level
+from skwgf._warnings import caller_level
 
 
 def check_source(estimator: BaseEstimator, X: NDArray[Any], X_source: Any) -> NDArray[Any]:

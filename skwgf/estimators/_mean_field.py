@@ -18,14 +18,14 @@ from skwgf._tensor import (
     draw_seed,
     make_generator,
     resolve_device,
-    tensor_to_array,
     to_numpy,
     to_tensor,
 )
 from skwgf.base import BaseFlow
 from skwgf.estimators._coordinates import Coordinates, fit_coordinates
+from skwgf.estimators._functional_start import LEAST, start_cloud
 from skwgf.estimators._mean_field_alpha import AlphaSearch, held_out_rows, search_alpha
-from skwgf.estimators._sampler import FLOW, START, SamplerMixin
+from skwgf.estimators._particles import FLOW, START, ParticlesMixin
 from skwgf.flows import run_flow
 from skwgf.flows.loop import History
 from skwgf.flows.newton import NewtonCarrier, coincident
@@ -33,7 +33,6 @@ from skwgf.functionals import MeanFieldRisk
 
 __all__ = ["NeuronsFlow"]
 
-_NEURONS, _LEAST = 100, 2
 # Where there are too few rows to hold some out.
 _ALPHA = 1e-2
 # A random stream beside those of the start and of the flow.
@@ -46,14 +45,14 @@ _PATIENCE, _COARSE = 5, 5.0
 _SOLVER_TOL = 0.1
 
 
-class NeuronsFlow(BaseFlow):
+class NeuronsFlow(ParticlesMixin, BaseFlow):
     """Base of the networks. A subclass knows its loss and how to read y and predict."""
 
     _LOSS: ClassVar[str]
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseFlow._parameter_constraints,
-        "n_particles": [Interval(Integral, _LEAST, None, closed="left"), None],
+        "n_particles": [Interval(Integral, LEAST, None, closed="left"), None],
         "activation": [str],
         "alpha": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
@@ -154,8 +153,6 @@ class NeuronsFlow(BaseFlow):
         self.hessian_min_eig_ = float(carrier.extremes().values[0])
         return self
 
-    sample = SamplerMixin.sample
-
     def _validated(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return X and y, checked."""
         raise NotImplementedError
@@ -171,7 +168,7 @@ class NeuronsFlow(BaseFlow):
     def _rows(self, X: Any) -> Tensor:
         """Return rows of the user as the network takes them."""
         rows = self._coordinates.apply(self._validate(X, reset=False))
-        return rows.to(self._cloud.device, self._cloud.dtype)
+        return to_tensor(rows, device=self._cloud.device, dtype=self._cloud.dtype)
 
     def _risk(
         self, rows: NDArray[Any], y: NDArray[Any], alpha: float, dtype: torch.dtype
@@ -228,34 +225,18 @@ class NeuronsFlow(BaseFlow):
 
     def _start(self, risk: MeanFieldRisk, seed: int) -> Tensor:
         """Return the neurons to start from."""
-        if self._goes_on():
-            z = self._cloud
-            if z.shape[1] != risk.n_dim_:
-                raise ValueError(
-                    f"warm_start=True goes on with neurons of {z.shape[1]} parameters, but X and y "
-                    f"ask for {risk.n_dim_} now. Set warm_start=False, or fit a clone."
-                )
-            return z.to(risk.device_, risk.dtype_)
-        if self.init is None:
-            generator = make_generator(derive_seed(seed, START))
-            return risk.draw_start(self.n_particles or _NEURONS, generator)
-        given = np.asarray(tensor_to_array(self.init), dtype=np.float64)
-        if given.ndim != 2 or given.shape[1] != risk.n_dim_ or len(given) < _LEAST:
+        z = start_cloud(
+            risk,
+            np.empty((0, 0)),
+            earlier=self._cloud if self._goes_on() else None,
+            init=self.init,
+            n_particles=self.n_particles,
+            generator=make_generator(derive_seed(seed, START)),
+        )
+        if len(z) < LEAST or bool(coincident(z).any()):
             raise ValueError(
-                f"init must hold at least {_LEAST} neurons of {risk.n_dim_} parameters, one a row, "
-                f"got the shape {given.shape}."
-            )
-        if not np.isfinite(given).all():
-            raise ValueError("init contains NaN or infinity.")
-        if self.n_particles not in (None, len(given)):
-            raise ValueError(
-                f"init has {len(given)} neurons, but n_particles={self.n_particles}. Leave "
-                "n_particles out."
-            )
-        z = to_tensor(given, device=risk.device_, dtype=risk.dtype_)
-        if bool(coincident(z).any()):
-            raise ValueError(
-                "init has neurons on one spot, which would stay together. Add noise to them."
+                f"init has {len(z)} neurons, some on one spot, which would stay together. Pass "
+                f"{LEAST} at least, and add noise to them."
             )
         return z
 

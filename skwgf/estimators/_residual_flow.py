@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from skwgf._tensor import derive_seed, make_generator
 from skwgf.estimators._clouds import Flow, Minibatches, Restarts
-from skwgf.flows import ParticleCarrier, Velocity, VelocityField, euler, plateau
+from skwgf.flows import ParticleCarrier, Velocity, VelocityField, euler
 from skwgf.flows.affine import affine_start, whiten
 from skwgf.flows.frozen import FlowMap, RecordingStepper
 from skwgf.flows.regularizers import DiagonalQuadratic, HuberCost, LpCost, Regularizer
@@ -22,10 +23,8 @@ from skwgf.nn.divergence import DivergenceMLP
 
 # Default steps: of a whitened cloud, on all rows and on minibatches; of Adam and RMSProp.
 _WHITENED_STEP, _NOISY_STEP, _ADAPTIVE_STEP = 0.15, 0.03, 0.01
-# A cloud without a Stein energy has come to rest when its dissipation falls no more.
-_TOL, _PATIENCE = 1e-3, 50
-# Particles that come to rest on solved features would only stray when these change.
-_WINDOW = 10
+# Particles per dimension from which a cloud is whitened.
+_MANY = 2
 _MAX_SPEED = 1.0
 # Random streams of the networks.
 _NETWORK = 10
@@ -78,13 +77,20 @@ class Unjudged:
         return velocity
 
 
-def make_cost(regularizer: str | Regularizer, p: float, z: Tensor) -> Regularizer:
+def make_cost(regularizer: str | Regularizer, p: float, z: Tensor, coordinates: str) -> Regularizer:
     """Return the cost that a parameter stands for; "quadratic" scales by the cloud's variances."""
     if not isinstance(regularizer, str):
         return regularizer
     if regularizer == "quadratic":
-        return DiagonalQuadratic(z.var(0, correction=0))
+        variances = z.var(0, correction=0)
+        return DiagonalQuadratic(variances if coordinates == "raw" else torch.ones_like(variances))
     return HuberCost() if regularizer == "huber" else LpCost(p)
+
+
+def check_widths(sizes: Any) -> None:
+    """Refuse widths of hidden layers that no network has."""
+    if sizes is not None and not all(isinstance(size, Integral) for size in sizes):
+        raise ValueError(f"hidden_layer_sizes must be a tuple of integers or None, got {sizes!r}.")
 
 
 def residual_flow(
@@ -116,10 +122,10 @@ def residual_flow(
     """
     clouds = list(torch.tensor_split(z, n_restarts))
     n, d = min(map(len, clouds)), z.shape[1]
-    many = n > d + 1
+    many = n >= _MANY * d
     noisy = isinstance(score_fn, Minibatches)
     if track_density:
-        _check_trackable(n_restarts, many, noisy, optimizer)
+        _check_trackable(n_restarts, many, noisy, optimizer, score_skip)
     if affine and many:
         clouds = [affine_start(full_score_fn, cloud)[0] for cloud in clouds]
     base: tuple[Tensor, Tensor] | None = None
@@ -135,7 +141,7 @@ def residual_flow(
         _field(
             score_fn,
             cloud,
-            cost=make_cost(regularizer, p, cloud),
+            cost=make_cost(regularizer, p, cloud, options["coordinates"]),
             hidden_layer_sizes=_hidden(hidden_layer_sizes, n, many=many, direct=direct),
             activation=activation,
             whitening="full" if many else "diagonal",
@@ -147,18 +153,16 @@ def residual_flow(
         )
         for k, cloud in enumerate(clouds)
     ]
+    solved = fields[0].solve
     level = 0.0 if noisy else stopping_level(n, d) if tol is None else tol
     judged = [Judged(field, level) if many else Unjudged(field) for field in fields]
-    stop = (
-        at_level(level, window=_WINDOW)
-        if many
-        else plateau("objective", tol=tol or _TOL, patience=_PATIENCE)
-    )
     stepper, usual_step = _steps(optimizer, many=many, noisy=noisy)
+    step_size = usual_step if step_size is None else step_size
+    stop = at_level(level, window=_window(optimizer, solved=solved, step_size=step_size))
     if track_density:
         stepper = RecordingStepper(fields[0])
     recording = stepper if isinstance(stepper, RecordingStepper) else None
-    if noisy:
+    if noisy or not many:
         stepper, stop = Cooling(stepper, max_iter), _never
     parts: list[Any] = [
         part for part in (stepper, *fields, score_fn) if hasattr(part, "state_dict")
@@ -173,7 +177,7 @@ def residual_flow(
     carrier = ParticleCarrier(
         torch.cat(clouds),
         whole,
-        step_size=usual_step if step_size is None else step_size,
+        step_size=step_size,
         stepper=stepper,
         parts=tuple(parts),
         figures=figures,
@@ -181,8 +185,25 @@ def residual_flow(
     return ResidualFlow(Flow(carrier, stop), fields, recording, base)
 
 
+def _window(optimizer: str | None, *, solved: bool, step_size: float) -> int:
+    """Return the number of steps without a fall that count as rest.
+
+    Particles rest on solved features, and would only stray when these change; on trained ones, and
+    with steps of a length of their own, they tremble, and get on more slowly.
+    """
+    if not solved:
+        return 50
+    if optimizer in ("adam", "rmsprop"):
+        return 25
+    return max(10, math.ceil(10 * _WHITENED_STEP / step_size))
+
+
 def _never(history: dict[str, list[float]]) -> bool:
-    """Return False: the noise of minibatches never settles, and a lucky batch is no reason."""
+    """Return False.
+
+    The noise of minibatches never settles, and the dissipation of a small cloud may fall and rise
+    again, as that of a model does while its noise shrinks.
+    """
     return False
 
 
@@ -227,13 +248,16 @@ def _steps(optimizer: str | None, *, many: bool, noisy: bool) -> tuple[Stepper, 
     return Adam() if rule == "adam" else Adagrad(), _ADAPTIVE_STEP
 
 
-def _check_trackable(n_restarts: int, many: bool, noisy: bool, optimizer: str | None) -> None:
+def _check_trackable(
+    n_restarts: int, many: bool, noisy: bool, optimizer: str | None, score_skip: bool | None
+) -> None:
     """Refuse flows whose density is not known."""
     for misfit, remedy in (
         (n_restarts > 1, "n_restarts=1"),
-        (not many, "more particles than dimensions"),
+        (not many, "twice as many particles as dimensions"),
         (noisy, "batch_size=None"),
         (optimizer not in (None, "euler"), "optimizer='euler'"),
+        (score_skip, "score_skip=None"),
     ):
         if misfit:
             raise ValueError(f"track_density=True follows one plain flow: it needs {remedy}.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable
-from numbers import Integral
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.utils import ClassifierTags, RegressorTags, Tags, check_scalar
+from sklearn.utils import ClassifierTags, RegressorTags, Tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -25,9 +24,9 @@ from skwgf._tensor import (
     tensor_to_array,
     to_numpy,
 )
-from skwgf.base import caller_level
+from skwgf._warnings import caller_level
 from skwgf.estimators._clouds import Minibatches
-from skwgf.estimators._generator import choose
+from skwgf.estimators._particles import FLOW, START, ParticlesMixin
 from skwgf.estimators._sampler_start import start_cloud
 from skwgf.flows import FlowResult, ParticleCarrier
 from skwgf.flows.stein import ksd_squared
@@ -36,8 +35,6 @@ from skwgf.flows.whitened import fisher_ratio
 from skwgf.kernels import InverseMultiquadric, Kernel, RieszKernel
 from skwgf.targets import KernelDensityTarget, Target
 
-# Independent random streams of one fit.
-START, FLOW = 1, 2
 # A spread ratio that deserves a word.
 _LEAST_SPREAD = 0.85
 _LEAST_FISHER, _MOST_FISHER = 0.7, 1.4
@@ -67,7 +64,7 @@ class Problem(NamedTuple):
     seed: int
 
 
-class SamplerMixin:
+class SamplerMixin(ParticlesMixin):
     """The life of `particles_` between the target and the user."""
 
     target: Target | None
@@ -100,43 +97,6 @@ class SamplerMixin:
             tags.estimator_type = "density_estimator"
         tags.target_tags.required = kind in ("classifier", "regressor")
         return tags
-
-    def sample(
-        self,
-        n_samples: int = 1,
-        *,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> NDArray[Any]:
-        """Draw rows of `particles_`.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-            Number of rows, at least 1.
-
-        random_state : int, RandomState instance or None, default=None
-            Seed of the choice. None chooses afresh at every call.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_parameters)
-            All particles in their order when `n_samples` is their number, distinct ones below it,
-            and draws with replacement above.
-
-        Raises
-        ------
-        ValueError
-            If `n_samples` is below 1.
-        TypeError
-            If `n_samples` is not an integer.
-        """
-        check_is_fitted(self, "particles_")
-        n = int(check_scalar(n_samples, "n_samples", Integral, min_val=1))
-        if n == len(self.particles_):
-            return self.particles_.copy()
-        generator = make_generator(draw_seed(random_state))
-        rows: NDArray[Any] = self.particles_[to_numpy(choose(len(self.particles_), n, generator))]
-        return rows
 
     def ksd(self, *, kernel: Kernel | RieszKernel | None = None) -> float:
         r"""Return the kernel Stein discrepancy of the particles from the target.
@@ -205,8 +165,8 @@ class SamplerMixin:
         if len(clouds[0]) > 1 and self.spread_ratio_ < _LEAST_SPREAD:
             _warn(
                 f"The particles of {name} are closer together than the target's law: their spread "
-                f"ratio is {self.spread_ratio_:.2g}, not 1. The default flow (kernel=None) with "
-                "more particles than dimensions keeps the spread; more iterations may."
+                f"ratio is {self.spread_ratio_:.2g}, not 1. The default flow with more particles "
+                "than dimensions keeps the spread; more iterations may."
             )
             return
         flat = any(bool((z.std(0, correction=0) == 0).any()) for z in clouds)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skwgf._tensor import tensor_to_array, to_tensor
+from skwgf._tensor import to_tensor
 from skwgf.estimators._generator import choose
+from skwgf.estimators._particles import check_earlier, given_particles
 from skwgf.targets import Target
 
 # Particles where nothing else gives their number.
@@ -36,31 +36,13 @@ def start_cloud(
     """
     device, dtype = target.device_, target.dtype_
     if earlier is not None:
-        if earlier.shape[1] != target.n_dim_:
-            raise ValueError(
-                f"warm_start=True goes on with {len(earlier)} particles of {earlier.shape[1]} "
-                f"coordinates, but the target has {target.n_dim_} now. Set warm_start=False, or "
-                "fit a clone."
-            )
+        check_earlier(earlier, target.n_dim_, "target")
         return to_tensor(earlier, device=device, dtype=dtype)
     if init is None or isinstance(init, str):
         return _drawn(target, X, init, n_particles, n_restarts, generator)
-    rows = np.asarray(tensor_to_array(init), dtype=np.float64)
-    n_parameters = len(target.parameter_names_)
-    if rows.ndim != 2 or rows.shape[1] != n_parameters or len(rows) == 0:
-        raise ValueError(
-            f"init must be a table of particles with {n_parameters} columns, those of particles_, "
-            f"got shape {rows.shape}."
-        )
-    if not np.isfinite(rows).all():
-        raise ValueError("init contains NaN or infinity.")
-    each = len(rows) // n_restarts
-    if each * n_restarts != len(rows) or n_particles not in (None, each):
-        raise ValueError(
-            f"init has {len(rows)} particles for all clouds together, which does not fit "
-            f"n_restarts={n_restarts} and n_particles={n_particles}. Leave n_particles out, and "
-            "pass as many rows for each restart."
-        )
+    rows = given_particles(
+        init, len(target.parameter_names_), n_particles=n_particles, n_clouds=n_restarts
+    )
     z = target.unconstrain(to_tensor(rows, device=device, dtype=dtype))
     return _parted(z, z, generator)
 

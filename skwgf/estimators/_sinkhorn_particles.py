@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skwgf._tensor import derive_seed, make_generator
-from skwgf.base import caller_level
+from skwgf._warnings import caller_level
 from skwgf.estimators._coordinates import normal_points
 from skwgf.estimators._generator import POTENTIAL
 from skwgf.estimators._sinkhorn_problem import Group, Problem, resolved_reg

@@ -19,7 +19,7 @@ from skwgf._tensor import draw_seed, make_generator
 from skwgf.base import BaseFlow
 from skwgf.estimators._importance import ImportanceSample, weigh
 from skwgf.estimators._predictions import PredictionMixin
-from skwgf.estimators._residual_flow import residual_flow
+from skwgf.estimators._residual_flow import check_widths, residual_flow
 from skwgf.estimators._sampler import SamplerMixin
 from skwgf.flows.frozen import FlowMap
 from skwgf.flows.regularizers import LpCost, Regularizer
@@ -54,8 +54,8 @@ class GWGSampler(PredictionMixin, SamplerMixin, BaseFlow):
 
     regularizer : {"lp", "quadratic", "huber"} or Regularizer, default="lp"
         The cost g: :math:`|f|_p^p / p`; the quadratic one that weighs coordinates by the inverse
-        variances of the start; one that bounds the pull on stray particles; or an object of
-        :mod:`skwgf.flows.regularizers`.
+        variances of the start (in "raw" `coordinates`; in the others all are one); one that bounds
+        the pull on stray particles; or an object of :mod:`skwgf.flows.regularizers`.
 
     p : float, default=2.0
         Exponent of "lp", above 1; where it starts, with an `exponent_rule`.
@@ -76,8 +76,8 @@ class GWGSampler(PredictionMixin, SamplerMixin, BaseFlow):
 
     hidden_layer_sizes : tuple of int or None, default=None
         Widths of the network's hidden layers, at most three; () is an affine field. None is
-        (32, n/5), the second within 8 and 100, () for clouds of no more particles than dimensions,
-        and (32, 32) with "direct".
+        (32, n/5), the second within 8 and 100, () for clouds of fewer than two particles per
+        dimension, and (32, 32) with "direct".
 
     activation : {"tanh", "silu"}, default="tanh"
         Activation of the hidden layers.
@@ -88,7 +88,8 @@ class GWGSampler(PredictionMixin, SamplerMixin, BaseFlow):
 
     score_skip : bool or None, default=None
         Whether the score is added to the output of the network, which then learns
-        :math:`-\nabla\log\rho`. None does so where there are no more particles than dimensions.
+        :math:`-\nabla\log\rho`. None does so where there are fewer than two particles per
+        dimension.
 
     learning_rate : float, default=3e-3
         Of the optimiser of the network, Adam.
@@ -105,7 +106,7 @@ class GWGSampler(PredictionMixin, SamplerMixin, BaseFlow):
 
     optimizer : {"euler", "adam", "rmsprop"} or None, default=None
         How particles follow the velocity: as it is, with step control; or divided by a running size
-        of it. None is "euler", and "adam" where there are no more particles than dimensions.
+        of it. None is "euler", and "adam" where there are fewer than two particles per dimension.
 
     n_particles : int or None, default=None
         Number of particles of each cloud, at least 10. None is the number of rows of X where X is
@@ -127,7 +128,7 @@ class GWGSampler(PredictionMixin, SamplerMixin, BaseFlow):
     track_density : bool, default=False
         Whether the cloud starts from a Gaussian law, of the mean and the covariance of the affine
         start, and its steps are kept, so that :meth:`importance_sample` can tell the density that
-        the flow ended with.
+        the flow ended with. With p above 2 steps fold the space where r = 0, which is warned of.
 
     max_iter : int, default=400
         Largest number of steps; each costs one evaluation of the score. The affine start before
@@ -139,8 +140,9 @@ class GWGSampler(PredictionMixin, SamplerMixin, BaseFlow):
 
     tol : float or None, default=None
         The Stein energy at which the flow stops; None is
-        :func:`~skwgf.flows.whitened.stopping_level`. Where there are no more particles than
-        dimensions: the relative fall of the dissipation in 50 steps, None is .001.
+        :func:`~skwgf.flows.whitened.stopping_level`. Where there are fewer than two particles per
+        dimension nothing tells, and all of `max_iter` is run, with steps that shrink over its last
+        40 per cent.
 
     warm_start : bool, default=False
         Whether fit goes on from the particles of the previous fit.
@@ -186,8 +188,8 @@ class GWGSampler(PredictionMixin, SamplerMixin, BaseFlow):
 
     history_ : dict of ndarray
         A value a step: "objective" (the Stein energy: a squared kernel Stein discrepancy over its
-        mean for independent draws; the dissipation where there are no more particles than
-        dimensions), "dissipation" (of KL, as the network sees it), "exponent" (with "lp"), "step"
+        mean for independent draws; the dissipation where there are fewer than two particles per
+        dimension), "dissipation" (of KL, as the network sees it), "exponent" (with "lp"), "step"
         (rms displacement in unconstrained coordinates), "seconds".
 
     n_features_in_ : int
@@ -354,6 +356,7 @@ class GWGSampler(PredictionMixin, SamplerMixin, BaseFlow):
         """
         problem = self._pose(X, y)
         self._check(problem.target, len(problem.z) // self.n_restarts)
+        check_widths(self.hidden_layer_sizes)
         built = residual_flow(
             problem.score_fn,
             problem.target.grad_log_prob,
@@ -382,6 +385,8 @@ class GWGSampler(PredictionMixin, SamplerMixin, BaseFlow):
             track_density=self.track_density,
             seed=problem.seed,
         )
+        if self.track_density:  # the cloud was drawn anew
+            problem.target.check_start(built.flow.carrier.particles)
         self._run_particles(
             built.flow.carrier,
             problem.target,

@@ -50,8 +50,8 @@ class MeanFieldRegressor(RegressorMixin, NeuronsFlow):
         Weight :math:`\alpha` of the penalty, which decides how smooth the network is. "auto" holds
         rows out, fits networks with 0.3, 0.1, 0.03, ... down to 1e-5 to the others until the
         held-out loss has risen twice, and takes the best of these values for the fit to all rows.
-        That is some eight fits instead of one. Where less than ten rows would be held out "auto" is
-        0.01, and with `warm_start` it is the value of the earlier fit.
+        That is up to ten more fits, coarse ones in single precision. Where less than ten rows would
+        be held out "auto" is 0.01, and with `warm_start` it is the value of the earlier fit.
 
     validation_fraction : float, default=0.2
         Share of the rows held out for ``alpha="auto"``.
@@ -163,7 +163,7 @@ class MeanFieldRegressor(RegressorMixin, NeuronsFlow):
     Examples
     --------
     >>> import numpy as np
-    >>> from skwgf.estimators.mean_field import MeanFieldRegressor
+    >>> from skwgf import MeanFieldRegressor
     >>> X = np.random.default_rng(0).uniform(-2, 2, size=(200, 2))
     >>> y = np.sin(X[:, 0]) * X[:, 1]
     >>> model = MeanFieldRegressor(n_particles=20, alpha=1e-4, random_state=0)
@@ -354,9 +354,9 @@ class MeanFieldClassifier(ClassifierMixin, NeuronsFlow):
     Examples
     --------
     >>> from sklearn.datasets import load_iris
-    >>> from skwgf.estimators.mean_field import MeanFieldClassifier
+    >>> from skwgf import MeanFieldClassifier
     >>> X, y = load_iris(return_X_y=True)
-    >>> model = MeanFieldClassifier(n_particles=20, random_state=0).fit(X, y)
+    >>> model = MeanFieldClassifier(n_particles=20, alpha=0.03, random_state=0).fit(X, y)
     >>> model.predict_proba(X[:3]).shape, model.score(X, y) > 0.95
     ((3, 3), True)
     """
@@ -425,6 +425,11 @@ class MeanFieldClassifier(ClassifierMixin, NeuronsFlow):
             ensure_min_samples=2,
         )
         check_classification_targets(y)
+        if self._goes_on() and not np.array_equal(np.unique(y), self.classes_):
+            raise ValueError(
+                f"warm_start=True goes on with the classes {self.classes_.tolist()}, but y has "
+                f"{np.unique(y).tolist()}. Set warm_start=False, or fit a clone."
+            )
         return X, y
 
     def _codes(self, y: NDArray[Any]) -> NDArray[np.int64]:

@@ -32,16 +32,12 @@ from skwgf._tensor import (
     to_numpy,
     to_tensor,
 )
-from skwgf.base import BaseFlow, caller_level
-from skwgf.estimators._generator import choose
-from skwgf.estimators._sampler import FLOW, START, SamplerMixin
-from skwgf.flows.newton import NewtonCarrier, check_start, coincident
+from skwgf._warnings import caller_level
+from skwgf.base import BaseFlow
+from skwgf.estimators._functional_start import LEAST, part, start_cloud
+from skwgf.estimators._particles import FLOW, START, ParticlesMixin
+from skwgf.flows.newton import NewtonCarrier, check_start
 from skwgf.functionals import MMD, Functional, as_functional
-
-# Particles where nothing else gives their number, and the least that are a law.
-_PARTICLES, _LEAST = 100, 2
-# Noise on particles that coincide, in length scales.
-_JITTER = 0.01
 
 
 def _has(method: str) -> Callable[[Any], bool]:
@@ -62,7 +58,7 @@ def _has(method: str) -> Callable[[Any], bool]:
     return check
 
 
-class WSFNOptimizer(BaseFlow):
+class WSFNOptimizer(ParticlesMixin, BaseFlow):
     r"""Minimiser of a functional of a law, by a saddle-free Newton method.
 
     n particles of equal weight go down a functional :math:`F(\mu)` with its Wasserstein gradient g
@@ -212,7 +208,7 @@ class WSFNOptimizer(BaseFlow):
     Twenty points that stand for five hundred:
 
     >>> import numpy as np
-    >>> from skwgf.estimators.wsfn import WSFNOptimizer
+    >>> from skwgf import WSFNOptimizer
     >>> X = np.random.default_rng(0).normal(size=(500, 2))
     >>> quantiser = WSFNOptimizer(n_particles=20, random_state=0).fit(X)
     >>> quantiser.particles_.shape, quantiser.hessian_min_eig_ > 0
@@ -224,7 +220,7 @@ class WSFNOptimizer(BaseFlow):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseFlow._parameter_constraints,
         "functional": [HasMethods(["fit", "expand"]), callable, None],
-        "n_particles": [Interval(Integral, _LEAST, None, closed="left"), None],
+        "n_particles": [Interval(Integral, LEAST, None, closed="left"), None],
         "init": [StrOptions({"data", "normal"}), "array-like", None],
         "method": [StrOptions({"wsfn", "newton", "gradient", "perturbed"})],
         "beta": [StrOptions({"auto"}), Interval(Real, 0, None, closed="neither")],
@@ -355,8 +351,6 @@ class WSFNOptimizer(BaseFlow):
         self._warn_of(carrier.verdict)
         return self
 
-    sample = SamplerMixin.sample
-
     def score(self, X: Any, y: Any = None) -> float:
         """Return how well the particles do; higher is better.
 
@@ -468,77 +462,28 @@ class WSFNOptimizer(BaseFlow):
 
     def _start(self, functional: Functional, X: NDArray[Any], generator: torch.Generator) -> Tensor:
         """Return the cloud to start from, without particles on one spot."""
-        device, dtype, d = functional.device_, functional.dtype_, functional.n_dim_
-        if self._goes_on():
-            if self._cloud.shape[1] != d:
-                raise ValueError(
-                    f"warm_start=True goes on with {len(self._cloud)} particles of "
-                    f"{self._cloud.shape[1]} coordinates, but the functional has {d} now. Set "
-                    "warm_start=False, or fit a clone."
-                )
-            return to_tensor(self._cloud, device=device, dtype=dtype)
-        learns = functional.learns_from_data
-        n = self.n_particles or (_PARTICLES if learns else len(X))
-        if self.init is None and learns:
-            z = functional.draw_start(n, generator)
-        elif isinstance(self.init, str) and self.init == "normal":
-            z = torch.randn(n, d, generator=generator, dtype=torch.float64)
-        elif isinstance(self.init, str) or self.init is None:
-            z = self._rows(X, n, functional, generator)
-        else:
-            z = self._given(d)
-        z = z.to(device, dtype)
-        if len(z) < _LEAST:
+        z = start_cloud(
+            functional,
+            X,
+            earlier=self._cloud if self._goes_on() else None,
+            init=self.init,
+            n_particles=self.n_particles,
+            generator=generator,
+        )
+        if len(z) < LEAST:
             raise ValueError(
-                f"{type(self).__name__} needs at least {_LEAST} particles, got {len(z)} (X with "
+                f"{type(self).__name__} needs at least {LEAST} particles, got {len(z)} (X with "
                 f"n_samples = {len(X)}). Pass more rows, or n_particles with init='normal'."
             )
-        same = coincident(z)
-        if bool(same.any()):
-            amount = _JITTER * functional.length_scale_
+        parted, n_moved, amount = part(z, functional.length_scale_, generator)
+        if n_moved:
             _warn(
-                f"{int(same.sum())} of the particles that {type(self).__name__} starts from are on "
-                "one spot with others and would stay there for ever: they are parted by noise of "
-                f"size {amount:.2g}.",
+                f"{n_moved} of the particles that {type(self).__name__} starts from are on one "
+                "spot with others and would stay there for ever: they are parted by noise of size "
+                f"{amount:.2g}.",
                 UserWarning,
             )
-            normal = torch.randn(z.shape, generator=generator, dtype=torch.float64).to(z)
-            z = z + torch.where(same[:, None], amount * normal, 0.0)
-        return z
-
-    def _rows(
-        self, X: NDArray[Any], n: int, functional: Functional, generator: torch.Generator
-    ) -> Tensor:
-        """Return rows of X to start from, with noise where they are data or come up again."""
-        rows = to_tensor(X, dtype=torch.float64)
-        if rows.shape[1] != functional.n_dim_:
-            raise ValueError(
-                f"init='data' starts from rows of X, which have {rows.shape[1]} columns, but a "
-                f"particle has {functional.n_dim_} coordinates. Leave init out."
-            )
-        if n == len(rows) and not functional.learns_from_data:
-            return rows
-        chosen = rows[choose(len(rows), n, generator)]
-        if n <= len(rows) and not functional.learns_from_data:
-            return chosen
-        noise = torch.randn(chosen.shape, generator=generator, dtype=torch.float64)
-        return chosen + _JITTER * functional.length_scale_ * noise
-
-    def _given(self, d: int) -> Tensor:
-        """Return the particles that `init` holds."""
-        rows = np.asarray(tensor_to_array(self.init), dtype=np.float64)
-        if rows.ndim != 2 or rows.shape[1] != d:
-            raise ValueError(
-                f"init must be a table of particles with {d} columns, got shape {rows.shape}."
-            )
-        if not np.isfinite(rows).all():
-            raise ValueError("init contains NaN or infinity.")
-        if self.n_particles not in (None, len(rows)):
-            raise ValueError(
-                f"init has {len(rows)} particles, but n_particles={self.n_particles}. Leave "
-                "n_particles out."
-            )
-        return to_tensor(rows)
+        return parted
 
     def _warn_of(self, verdict: str | None) -> None:
         """Warn about a run that ended where it is no minimum."""

@@ -32,7 +32,7 @@ def shorten(rows: Tensor, limit: float) -> Tensor:
     """Shorten the rows that are longer than a limit to it."""
     if math.isinf(limit):
         return rows
-    lengths = rows.square().sum(-1, keepdim=True).clamp(min=1e-60).sqrt()
+    lengths = rows.square().sum(-1, keepdim=True).clamp(min=1e-30).sqrt()
     return torch.where(lengths > limit, rows * (limit / lengths), rows)
 
 
@@ -127,8 +127,13 @@ class RecordingStepper:
         """Return the moved points, and the energy of the points that they were moved from."""
         before = self.stepper.kept
         moved, energy = self.stepper(field, x, step_size, side)
-        # A step that was undone is taken again, shorter, along the velocity that it began with.
-        velocity = self.field.freeze() if self.stepper.kept is not before else self.steps.pop()[0]
+        if self.stepper.kept is before:
+            # A step that was undone is taken again, shorter, along the velocity it began with.
+            velocity = self.steps.pop()[0]
+        elif torch.equal(moved, x):  # the field lets the cloud rest, whatever it has learnt
+            return moved, energy
+        else:
+            velocity = self.field.freeze()
         self.steps.append((velocity, step_size * self.stepper.factor))
         return moved, energy
 

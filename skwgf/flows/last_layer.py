@@ -118,7 +118,9 @@ def solve_last_layer(
     rest = (scores - (z @ linear.T + bias)) if diagonal else scores
     defects = bent.T @ rest.to(wide) / n + gradient - tilt
     products = bent.T @ bent / n
-    level = max(float(products.diagonal().mean()), torch.finfo(wide).tiny)
+    # Features that are constant, as saturated ones are, have only rounding for a variance.
+    rounding = torch.finfo(raw.dtype).eps * float(features.square().mean())
+    level = max(float(products.diagonal().mean()), rounding, torch.finfo(wide).tiny)
     matrix = (1 - ridge) * products
     matrix.diagonal().add_((ridge + 1e-10) * level)
     hidden = torch.cholesky_solve(defects, torch.linalg.cholesky(matrix))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from skwgf._warnings import caller_level
 from skwgf.flows.regularizers import Regularizer
 from skwgf.nn.adam import load_adam_state, make_adam, pack_adam_state
 from skwgf.nn.divergence import DivergenceNetwork
@@ -84,7 +85,8 @@ def variational_objective(network: DivergenceNetwork, cloud: Cloud, cost: Regula
     The zero field has the value zero:
 
     >>> import torch
-    >>> from skwgf.flows.regularizers import LpCost
+    >>> from skwgf._warnings import caller_level
+    from skwgf.flows.regularizers import LpCost
     >>> from skwgf.flows.variational import Cloud, variational_objective
     >>> from skwgf.nn.divergence import DivergenceMLP
     >>> generator = torch.Generator().manual_seed(0)
@@ -127,7 +129,8 @@ class FieldTrainer:
     plus the identity:
 
     >>> import torch
-    >>> from skwgf.flows.regularizers import LpCost
+    >>> from skwgf._warnings import caller_level
+    from skwgf.flows.regularizers import LpCost
     >>> from skwgf.flows.variational import Cloud, FieldTrainer
     >>> from skwgf.nn.divergence import DivergenceMLP
     >>> network = DivergenceMLP(1, (), generator=torch.Generator().manual_seed(0))
@@ -249,7 +252,7 @@ class FieldTrainer:
             f"and the learning rate is now {self.learning_rate:.1e}. Scale the target to unit "
             "spread, or start the particles closer to it.",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=caller_level(),
         )
 
     def _copy_weights(self) -> list[Tensor]:

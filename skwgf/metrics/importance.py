@@ -10,7 +10,7 @@ from scipy.stats import genpareto
 
 __all__ = ["pareto_k"]
 
-_FEWEST = 25
+_FEWEST, _FEWEST_ABOVE = 25, 5
 
 
 def pareto_k(log_weights: ArrayLike) -> float:
@@ -29,12 +29,13 @@ def pareto_k(log_weights: ArrayLike) -> float:
     Returns
     -------
     float
-        Minus infinity where the largest weights are all the same.
+        Minus infinity where the largest weights are all the same; infinity where fewer than five
+        draws hold all of the weight, up to rounding.
 
     Raises
     ------
     ValueError
-        If there are too few weights, or some are NaN or plus infinity.
+        If there are too few weights, some are NaN or plus infinity, or all are minus infinity.
 
     References
     ----------
@@ -58,6 +59,8 @@ def pareto_k(log_weights: ArrayLike) -> float:
         )
     if np.isnan(logs).any() or np.isposinf(logs).any():
         raise ValueError("log_weights contains NaN or infinity.")
+    if np.isneginf(logs).all():
+        raise ValueError("log_weights are all minus infinity: no draw has a weight.")
     n_tail = math.ceil(min(len(logs) / 5, 3 * math.sqrt(len(logs))))
     largest = np.sort(logs)[-n_tail - 1 :]
     weights = np.exp(largest - largest[-1])
@@ -65,5 +68,8 @@ def pareto_k(log_weights: ArrayLike) -> float:
     if excess[-1] <= 0:
         return -math.inf
     # Those that tie with the threshold say nothing of the tail, and have no likelihood under it.
-    k, _, _ = genpareto.fit(excess[excess > 0], floc=0)
+    above = excess[excess > 0]
+    if len(above) < _FEWEST_ABOVE:  # a few draws hold all of the weight
+        return math.inf
+    k, _, _ = genpareto.fit(above, floc=0)
     return float(k)

@@ -312,7 +312,7 @@ class TestBadInput:
         [
             ({"n_particles": 1}, "n_particles"),
             ({"init": "kmeans"}, "init"),
-            ({"init": np.zeros((5, 3))}, "2 columns, got shape"),
+            ({"init": np.zeros((5, 3))}, "2 columns, those of particles_, got shape"),
             ({"init": np.full((5, 2), np.nan)}, "NaN"),
             ({"init": np.zeros((5, 2)), "n_particles": 6}, "5 particles, but n_particles=6"),
             ({"init": np.zeros((1, 2))}, "at least 2 particles"),

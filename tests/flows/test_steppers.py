@@ -9,7 +9,7 @@ import torch
 from scenarios import normal
 
 from skwgf.flows import ParticleCarrier, Velocity, euler, projected_euler, run_flow
-from skwgf.flows.steppers import Adagrad, Adam, Heun
+from skwgf.flows.steppers import Adagrad, Adam, Cooling, Heun
 
 INF = torch.inf
 
@@ -216,7 +216,72 @@ class TestHeun:
             Heun(**options)
 
 
-@pytest.mark.parametrize("make", [Adagrad, Adam, Heun])
+class TestCooling:
+    def sizes(self, n_steps, n_taken=None, share=0.4):
+        """Return the sizes of the steps, of 1 in full."""
+        x = torch.zeros(n_taken or n_steps).double()
+        stepper, places = Cooling(euler, n_steps, share=share), [0.0]
+        for _ in range(n_taken or n_steps):
+            x, _ = stepper(lambda x, side=None: Velocity(torch.ones_like(x), 0.0), x, 1.0)
+            places.append(float(x[0]))
+        return torch.tensor(places, dtype=torch.float64).diff()
+
+    @pytest.mark.parametrize("share", [0.4, 1.0])
+    def test_steps_are_full_then_fall_linearly_to_the_last(self, share):
+        # Catches a cooling that starts at the end, and one whose last step is zero: a run of one
+        # step would not move.
+        sizes = self.sizes(50, share=share)
+        n_cooling = round(50 * share)
+        expected = torch.ones(50).double()
+        expected[-n_cooling:] = torch.arange(n_cooling, 0, -1).double() / n_cooling
+        torch.testing.assert_close(sizes, expected)
+
+    def test_short_and_long_runs(self):
+        assert self.sizes(1).tolist() == [1.0]
+        # Past the end nothing moves any more.
+        assert self.sizes(5, 8)[5:].tolist() == [0.0, 0.0, 0.0]
+
+    def test_noise_of_the_velocity_is_averaged_out(self):
+        # Under the velocity e - x, e of variance 1, steps t take the variance V of x to
+        # (1 - t)^2 V + t^2. Catches a schedule that has no effect, and one that ends too early.
+        def trembling(seed):
+            draws = torch.Generator().manual_seed(seed)
+
+            def field(x, side=None):
+                noise = torch.randn(x.shape, generator=draws, dtype=x.dtype)
+                return Velocity(noise - x, 0.0)
+
+            return field
+
+        x = torch.zeros(2000, 1).double()
+        plain = end(euler, x, trembling(0), step_size=0.2, n_steps=100).var()
+        cooled = end(Cooling(euler, 100), x, trembling(0), step_size=0.2, n_steps=100).var()
+        # A variance of 2000 draws has a relative error of (2 / 2000)^(1/2) = .03.
+        assert float(plain) == pytest.approx(0.2**2 / (1 - 0.8**2), rel=0.13)
+        variance = 0.0
+        for size in 0.2 * self.sizes(100):
+            variance = float((1 - size) ** 2 * variance + size**2)
+        assert float(cooled) == pytest.approx(variance, rel=0.13)
+        assert float(cooled) < 0.5 * float(plain)
+
+    def test_its_stepper_keeps_its_own_state(self):
+        # Catches the state of a stepper inside that is not put back.
+        assert Cooling(euler, 5).state_dict() == {"n_taken": 0, "stepper": None}
+        inner = Adam()
+        cooling = Cooling(inner, 5)
+        cooling(toward(3.0), normal(4, 2, 0), 0.1)
+        state = cooling.state_dict()
+        cooling(toward(3.0), normal(4, 2, 0), 0.1)
+        cooling.load_state_dict(state)
+        assert (cooling.n_taken, inner.n_steps) == (1, 1)
+
+    @pytest.mark.parametrize("share", [0.0, 1.5, math.nan])
+    def test_bad_share(self, share):
+        with pytest.raises(ValueError, match="share must lie in"):
+            Cooling(euler, 5, share=share)
+
+
+@pytest.mark.parametrize("make", [Adagrad, Adam, Heun, lambda: Cooling(Adam(), 5)])
 def test_the_state_goes_back_with_the_particles(make):
     # A step from a state that was put back is the step that was made from it first.
     stepper = make()

@@ -81,6 +81,28 @@ def test_gradient_in_the_weights_equals_that_of_autograd(hidden):
         torch.testing.assert_close(first, second, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("hidden", WIDTHS)
+@pytest.mark.parametrize("activation", ["tanh", "silu"])
+@pytest.mark.parametrize("d", [1, 3, 9])
+def test_mean_gradient_of_the_features_equals_autograd(hidden, activation, d):
+    # What the last layer is solved with. Catches means that are taken before the product of two
+    # layers' slopes, which agree at a single point only.
+    network = random_network(d, hidden, activation=activation, dtype=F64)
+    x = points(7, d)
+    features, gradient = network.hidden_features(x)
+    width = hidden[-1] if hidden else 0
+    assert features.shape == (7, width)
+    assert gradient.shape == (width, d)
+    if hidden:
+        torch.testing.assert_close(features, network.hidden(x), rtol=1e-12, atol=1e-12)
+        jacobians = [torch.autograd.functional.jacobian(network.hidden, row[None]) for row in x]
+        expected = torch.stack([jacobian[0, :, 0] for jacobian in jacobians]).mean(0)
+        torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-10)
+        last = network.core[-1]
+        value = features @ last.weight.T + last.bias + x @ network.skip.T
+        torch.testing.assert_close(value, network(x))
+
+
 def test_the_network_may_start_as_the_zero_field():
     network = DivergenceMLP(4, generator=generator(), zero_last=True)
     value, divergence = network.value_and_divergence(points(5, 4, torch.float32))
