@@ -25,6 +25,8 @@ from skwgf.nn.divergence import DivergenceMLP
 _WHITENED_STEP, _NOISY_STEP, _ADAPTIVE_STEP = 0.15, 0.03, 0.01
 # Particles per dimension from which a cloud is whitened.
 _MANY = 2
+# Steps without a fall that count as rest, at the usual size.
+_WINDOW = 15
 _MAX_SPEED = 1.0
 # Random streams of the networks.
 _NETWORK = 10
@@ -116,9 +118,9 @@ def residual_flow(
 ) -> ResidualFlow:
     """Return the flow that parameters and cloud ask for.
 
-    A cloud of more particles than dimensions is whitened, after an affine start on all rows where
-    `affine` says that it may be far off. A smaller one is standardised, and follows its own scores:
-    of the density of so few, no more than the variances are known.
+    A cloud of two particles per dimension, or more, is whitened, after an affine start on all rows
+    where `affine` says that it may be far off. A smaller one is standardised, and follows its own
+    scores: of the density of so few, no more than the variances are known.
     """
     clouds = list(torch.tensor_split(z, n_restarts))
     n, d = min(map(len, clouds)), z.shape[1]
@@ -195,7 +197,7 @@ def _window(optimizer: str | None, *, solved: bool, step_size: float) -> int:
         return 50
     if optimizer in ("adam", "rmsprop"):
         return 25
-    return max(10, math.ceil(10 * _WHITENED_STEP / step_size))
+    return max(_WINDOW, math.ceil(_WINDOW * _WHITENED_STEP / step_size))
 
 
 def _never(history: dict[str, list[float]]) -> bool:

@@ -180,7 +180,8 @@ class SamplerMixin(ParticlesMixin):
             _warn(
                 f"The particles of {name} miss Fisher's identity: the ratio of its sides is "
                 f"{self.fisher_ratio_:.2g}, not 1. They stray from ridges of the target, or sit on "
-                "them. More particles help, and so does a parametrisation with fewer ridges."
+                "them; or its density has kinks, where the identity does not hold. More particles "
+                "help, and so does a parametrisation with fewer ridges."
             )
 
     def score(self, X: Any, y: Any = None) -> float:

@@ -157,7 +157,7 @@ class MeanFieldRegressor(RegressorMixin, NeuronsFlow):
        neural networks*. PNAS 115(33), 2018, arXiv:1804.06561.
     .. [2] L. Chizat, F. Bach. *On the global convergence of gradient descent for
        over-parameterized models using optimal transport*. NeurIPS 2018, arXiv:1805.09545.
-    .. [3] A. Lascu, T. Suzuki. *From Saddle Points Toward Global Minima: A Newton-Type Method on
+    .. [3] R. Lascu, T. Suzuki. *From Saddle Points Toward Global Minima: A Newton-Type Method on
        Wasserstein Space*. arXiv:2605.17963.
 
     Examples
@@ -199,6 +199,27 @@ class MeanFieldRegressor(RegressorMixin, NeuronsFlow):
         check_is_fitted(self, "particles_")
         outputs = to_numpy(self.functional_.outputs(self._cloud, self._rows(X)))
         return outputs[:, 0] if self.n_outputs_ == 1 else outputs
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the coefficient of determination R^2 of the predictions.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            True values.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        float
+            1 for perfect predictions, 0 for those of the mean, the mean over outputs.
+        """
+        return float(super().score(X, y, sample_weight=sample_weight))
 
     def _validated(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         X, y = validate_data(
@@ -348,7 +369,7 @@ class MeanFieldClassifier(ClassifierMixin, NeuronsFlow):
     ----------
     .. [1] S. Mei, A. Montanari, P.-M. Nguyen. *A mean field view of the landscape of two-layer
        neural networks*. PNAS 115(33), 2018, arXiv:1804.06561.
-    .. [2] A. Lascu, T. Suzuki. *From Saddle Points Toward Global Minima: A Newton-Type Method on
+    .. [2] R. Lascu, T. Suzuki. *From Saddle Points Toward Global Minima: A Newton-Type Method on
        Wasserstein Space*. arXiv:2605.17963.
 
     Examples
@@ -415,6 +436,27 @@ class MeanFieldClassifier(ClassifierMixin, NeuronsFlow):
         """
         check_is_fitted(self, "particles_")
         return to_numpy(_log_probability(self.functional_.outputs(self._cloud, self._rows(X))))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the share of rows whose label is predicted.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        y : array-like of shape (n_samples,)
+            True labels.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        float
+            Accuracy, in [0, 1].
+        """
+        return float(super().score(X, y, sample_weight=sample_weight))
 
     def _validated(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         X, y = validate_data(

@@ -200,7 +200,7 @@ class WSFNOptimizer(ParticlesMixin, BaseFlow):
 
     References
     ----------
-    .. [1] A. Lascu, T. Suzuki. *From Saddle Points Toward Global Minima: A Newton-Type Method on
+    .. [1] R. Lascu, T. Suzuki. *From Saddle Points Toward Global Minima: A Newton-Type Method on
        Wasserstein Space*. arXiv:2605.17963.
 
     Examples

@@ -14,7 +14,7 @@ hardly depend on :math:`\lambda` while :math:`|\lambda| \gg \sqrt\beta` [1]_.
 
 References
 ----------
-.. [1] A. Lascu, T. Suzuki. *From Saddle Points Toward Global Minima: A Newton-Type Method on
+.. [1] R. Lascu, T. Suzuki. *From Saddle Points Toward Global Minima: A Newton-Type Method on
    Wasserstein Space*. arXiv:2605.17963.
 """
 
@@ -187,7 +187,7 @@ def wsfn_direction(
 
     References
     ----------
-    .. [1] A. Lascu, T. Suzuki. *From Saddle Points Toward Global Minima: A Newton-Type Method on
+    .. [1] R. Lascu, T. Suzuki. *From Saddle Points Toward Global Minima: A Newton-Type Method on
        Wasserstein Space*. arXiv:2605.17963.
 
     Examples
@@ -325,7 +325,7 @@ def minimize(
 
     References
     ----------
-    .. [1] A. Lascu, T. Suzuki. *From Saddle Points Toward Global Minima: A Newton-Type Method on
+    .. [1] R. Lascu, T. Suzuki. *From Saddle Points Toward Global Minima: A Newton-Type Method on
        Wasserstein Space*. arXiv:2605.17963.
     .. [2] C. Jin, R. Ge, P. Netrapalli, S. Kakade, M. Jordan. *How to escape saddle points
        efficiently*. ICML 2017, arXiv:1703.00887.

@@ -273,8 +273,14 @@ def exponent_gradient(r: Tensor, p: float, rule: ExponentRule) -> float:
     return conjugate if rule == "conjugate" else -conjugate
 
 
-def next_exponent(r: Tensor, p: float, rule: ExponentRule, rate: float) -> float:
-    """Return the exponent after one step of gradient ascent, held within [1.1, 6].
+def next_exponent(
+    r: Tensor,
+    p: float,
+    rule: ExponentRule,
+    rate: float,
+    limits: tuple[float, float] = EXPONENT_RANGE,
+) -> float:
+    """Return the exponent after one step of gradient ascent, held within limits.
 
     Parameters
     ----------
@@ -290,6 +296,9 @@ def next_exponent(r: Tensor, p: float, rule: ExponentRule, rate: float) -> float
     rate : float
         Step along the derivative for each coordinate, which does not grow with d.
 
+    limits : tuple of (float, float), default=(1.1, 6.0)
+        Least and largest exponent.
+
     Returns
     -------
     float
@@ -303,7 +312,7 @@ def next_exponent(r: Tensor, p: float, rule: ExponentRule, rate: float) -> float
     >>> next_exponent(torch.ones(5, 3), 2.0, "frozen", rate=100.0)
     1.1
     """
-    least, largest = EXPONENT_RANGE
+    least, largest = limits
     moved = p + rate * exponent_gradient(r, p, rule) / r.shape[1]
     return min(max(moved, least), largest)
 

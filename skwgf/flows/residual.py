@@ -41,7 +41,13 @@ from skwgf.flows.affine import ScoreFunction, standardize, whiten
 from skwgf.flows.carriers import Velocity
 from skwgf.flows.frozen import FrozenVelocity, shorten
 from skwgf.flows.last_layer import solve_last_layer
-from skwgf.flows.regularizers import ExponentRule, LpCost, Regularizer, next_exponent
+from skwgf.flows.regularizers import (
+    EXPONENT_RANGE,
+    ExponentRule,
+    LpCost,
+    Regularizer,
+    next_exponent,
+)
 from skwgf.flows.variational import Cloud, FieldTrainer, InnerFit
 from skwgf.nn.divergence import DivergenceMLP, DivergenceNetwork
 
@@ -134,6 +140,9 @@ class ResidualVelocity:
     exponent_rate : float, default=0.1
         Step of the exponent along the derivative per coordinate.
 
+    exponent_range : tuple of (float, float), default=(1.1, 6.0)
+        Least and largest exponent, above 1.
+
     learning_rate : float, default=3e-3
         Of Adam, positive. A fit that is not finite is undone and cuts it to a tenth.
 
@@ -213,6 +222,7 @@ class ResidualVelocity:
         score_skip: bool = False,
         exponent_rule: ExponentRule | None = None,
         exponent_rate: float = 0.1,
+        exponent_range: tuple[float, float] = EXPONENT_RANGE,
         learning_rate: float = 3e-3,
         betas: tuple[float, float] = (0.9, 0.99),
         first_inner_steps: int = 100,
@@ -241,6 +251,8 @@ class ResidualVelocity:
             raise ValueError(
                 f"solve=True needs a DivergenceMLP, got a {type(network).__name__}. Leave it out."
             )
+        if not 1 < exponent_range[0] <= exponent_range[1] < math.inf:
+            raise ValueError(f"exponent_range must be ascending, above 1, got {exponent_range!r}.")
         if not 0 <= ridge <= 1:
             raise ValueError(f"ridge must lie in [0, 1], got {ridge!r}.")
         if not 0 <= held_out <= 0.5:
@@ -264,6 +276,7 @@ class ResidualVelocity:
         self.score_skip = score_skip
         self.exponent_rule = exponent_rule
         self.exponent_rate = exponent_rate
+        self.exponent_range = exponent_range
         self.first_inner_steps = first_inner_steps
         self.inner_steps = inner_steps
         self.held_out = held_out
@@ -305,7 +318,9 @@ class ResidualVelocity:
         energy = float((speed * residual).sum(1).mean())
         velocity = frozen.velocity(residual)
         if self.exponent_rule is not None and isinstance(self.cost, LpCost):
-            p = next_exponent(residual, self.cost.p, self.exponent_rule, self.exponent_rate)
+            p = next_exponent(
+                residual, self.cost.p, self.exponent_rule, self.exponent_rate, self.exponent_range
+            )
             self.cost = LpCost(p)
         return Velocity(velocity, energy)
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from skwgf._warnings import caller_level
-from skwgf.flows.regularizers import Regularizer
+from skwgf.flows.regularizers import LpCost, Regularizer
 from skwgf.nn.adam import load_adam_state, make_adam, pack_adam_state
-from skwgf.nn.divergence import DivergenceNetwork
+from skwgf.nn.divergence import DivergenceMLP, DivergenceNetwork
+from skwgf.nn.quadratic import has_closed_gradient, quadratic_gradient
 
 _CHECK_EVERY = 5  # optimiser steps between two looks at the held-out particles
 _MOST_RISES = 2  # looks in a row without a better figure
@@ -153,6 +154,7 @@ class FieldTrainer:
         named = dict(network.named_parameters())
         self._names, self._weights = list(named), list(named.values())
         self._optimizer = make_adam(self._weights, learning_rate=learning_rate, betas=betas)
+        self._by_hand = has_closed_gradient(network)
         self._warned = False
 
     def fit(self, train: Cloud, test: Cloud | None, cost: Regularizer, n_steps: int) -> InnerFit:
@@ -225,12 +227,18 @@ class FieldTrainer:
 
     def _climb(self, cloud: Cloud, cost: Regularizer) -> Tensor:
         """Take one optimiser step and return the objective before it."""
-        loss = -variational_objective(self.network, cloud, cost)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        if self._by_hand and cloud.frame is None and cost == LpCost(2.0):
+            network = cast(DivergenceMLP, self.network)
+            objective, gradient = quadratic_gradient(network, cloud.z, cloud.scores)
+            for name, weight in zip(self._names, self._weights, strict=True):
+                weight.grad = gradient[name].neg_()
+        else:
+            objective = variational_objective(self.network, cloud, cost)
+            self._optimizer.zero_grad(set_to_none=True)
+            (-objective).backward()  # type: ignore[no-untyped-call]
         self._optimizer.param_groups[0]["lr"] = self.learning_rate
         self._optimizer.step()
-        return -loss.detach()
+        return objective.detach()
 
     def _judge(self, cloud: Cloud, cost: Regularizer) -> float:
         """Return the objective on particles that are not trained on."""

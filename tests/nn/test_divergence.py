@@ -11,6 +11,7 @@ from skwgf.nn.divergence import (
     exact_divergence,
     hutchinson_divergence,
 )
+from skwgf.nn.quadratic import has_closed_gradient, quadratic_gradient
 
 F64 = torch.float64
 
@@ -177,3 +178,31 @@ def test_global_generator_is_left_alone():
 def test_bad_shapes_are_refused(hidden, options, match):
     with pytest.raises(ValueError, match=match):
         DivergenceMLP(2, hidden, generator=generator(), **options)
+
+
+@pytest.mark.parametrize("sizes", [(5, 7), (16, 3)])
+@pytest.mark.parametrize("d", [1, 4])
+def test_gradient_by_hand_is_that_of_autograd(sizes, d):
+    # The same sums in another order: equal to rounding. Bug caught: a term of the product rule of
+    # W_2 o (W_1 W_3)^T that is left out.
+    draws = torch.Generator().manual_seed(3)
+    network = DivergenceMLP(d, sizes, generator=draws, dtype=torch.float64)
+    with torch.no_grad():
+        network.skip.normal_(generator=draws)
+    x, scores = torch.randn(2, 30, d, generator=draws, dtype=torch.float64)
+    assert has_closed_gradient(network)
+    value, gradient = quadratic_gradient(network, x, scores)
+    f, divergence = network.value_and_divergence(x)
+    objective = ((f * scores).sum(1) + divergence - 0.5 * f.square().sum(1)).mean()
+    names, weights = zip(*network.named_parameters(), strict=True)
+    expected = torch.autograd.grad(objective, weights)
+    torch.testing.assert_close(value, objective.detach(), rtol=1e-12, atol=1e-12)
+    for name, derivative in zip(names, expected, strict=True):
+        torch.testing.assert_close(gradient[name], derivative, rtol=1e-11, atol=1e-12)
+
+
+def test_other_networks_have_no_gradient_by_hand():
+    draws = torch.Generator().manual_seed(0)
+    assert not has_closed_gradient(DivergenceMLP(2, (4,), generator=draws))
+    assert not has_closed_gradient(DivergenceMLP(2, (4, 4), activation="silu", generator=draws))
+    assert not has_closed_gradient(DivergenceMLP(2, (4, 4), linear_skip=False, generator=draws))
