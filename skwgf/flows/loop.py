@@ -36,6 +36,21 @@ class Carrier(Protocol):
         """Go back to a state returned by `state_dict`."""
 
 
+class Checkpoint(Protocol):
+    """Where the loop keeps its state, so that a run that was cut off can go on."""
+
+    every: int
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the state that was written last, None if there is none."""
+
+    def write(self, state: dict[str, Any]) -> None:
+        """Put a state in the place of the one before."""
+
+    def remove(self) -> None:
+        """Delete the state: the run is over."""
+
+
 @dataclass(frozen=True)
 class FlowResult:
     """How a run of the loop ended.
@@ -143,6 +158,7 @@ def run_flow(
     slack: float = 0.0,
     monitor: Callable[[int, History], bool] | None = None,
     history: History | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> FlowResult:
     r"""Advance a carrier until it has converged or its budget is used up.
 
@@ -176,6 +192,11 @@ def run_flow(
     history : dict, default=None
         The history of an earlier run to go on from; it is copied.
 
+    checkpoint : Checkpoint, default=None
+        Keeps the state every so many steps. A run that finds one goes on from there, to the same
+        result bit for bit if the state of the carrier holds all that later steps depend on. It is
+        removed at the end, unless that is a KeyboardInterrupt.
+
     Returns
     -------
     FlowResult
@@ -199,14 +220,17 @@ def run_flow(
     ('converged', 21)
     """
     history = {key: list(values) for key, values in (history or {}).items()}
-    offset = history["seconds"][-1] if history.get("seconds") else 0.0
-    start = time.perf_counter()
     judge = _Judge(carrier, validate, slack)
     status: Status = "max_iter"
     n_iter = 0
+    if checkpoint is not None:
+        # Written before the first step too: what is in the way of it shows at once.
+        n_iter, history = _resume(checkpoint, carrier, judge, history)
+    offset = history["seconds"][-1] if history.get("seconds") else 0.0
+    start = time.perf_counter()
     good = carrier.state_dict()
     try:
-        for k in range(max_iter):
+        for k in range(n_iter, max_iter):
             record = dict(carrier.advance())
             if not (carrier.is_finite() and all(map(math.isfinite, record.values()))):
                 carrier.load_state_dict(good)
@@ -227,9 +251,16 @@ def run_flow(
                 if validate is not None and math.isnan(history["validation"][-1]):
                     history["validation"][-1] = judge(k, good)
                 break
+            if checkpoint is not None and n_iter % checkpoint.every == 0:
+                _keep(checkpoint, good, judge, n_iter, history)
     except KeyboardInterrupt:
         carrier.load_state_dict(good)
         status = "interrupted"
+    if checkpoint is not None:
+        if status == "interrupted":
+            _keep(checkpoint, good, judge, n_iter, history)
+        else:
+            checkpoint.remove()
     if judge.state is not None and judge.best_iter != n_iter - 1:
         carrier.load_state_dict(judge.state)
     return FlowResult(n_iter, status, history, judge.best_iter)
@@ -256,6 +287,33 @@ class _Judge:
             self.best_figure = min(self.best_figure, figure)
             self.best_iter, self.state = k, state
         return figure
+
+
+def _keep(
+    checkpoint: Checkpoint, state: dict[str, Any], judge: _Judge, n_iter: int, history: History
+) -> None:
+    """Write down all that the following steps depend on."""
+    checkpoint.write(
+        {
+            "carrier": state,
+            "judge": (judge.best_figure, judge.best_iter, judge.state),
+            "n_iter": n_iter,
+            "history": history,
+        }
+    )
+
+
+def _resume(
+    checkpoint: Checkpoint, carrier: Carrier, judge: _Judge, history: History
+) -> tuple[int, History]:
+    """Return the number of steps made and the history, with the carrier in that state."""
+    kept = checkpoint.read()
+    if kept is None:
+        _keep(checkpoint, carrier.state_dict(), judge, 0, history)
+        return 0, history
+    carrier.load_state_dict(kept["carrier"])
+    judge.best_figure, judge.best_iter, judge.state = kept["judge"]
+    return kept["n_iter"], kept["history"]
 
 
 def _append(history: History, record: Record) -> None:
