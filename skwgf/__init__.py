@@ -10,6 +10,7 @@ from skwgf.estimators import (
     W2FlowGenerator,
     WSFNOptimizer,
 )
+from skwgf.persistence import load
 
 __version__ = "0.1.0.dev0"
 
@@ -26,6 +27,7 @@ __all__ = [
     "flows",
     "functionals",
     "kernels",
+    "load",
     "metrics",
     "targets",
 ]

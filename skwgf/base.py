@@ -25,9 +25,10 @@ from skwgf._tensor import resolve_device, resolve_dtype, tensor_to_array
 from skwgf._warnings import caller_level
 from skwgf.flows import Carrier, FlowResult, run_flow
 from skwgf.flows.loop import History
+from skwgf.persistence import SaveMixin
 
 
-class BaseFlow(CallbackSupportMixin, BaseEstimator):
+class BaseFlow(SaveMixin, CallbackSupportMixin, BaseEstimator):
     """Base of all estimators: the life around the one loop.
 
     A subclass declares its parameters, among them the common ones constrained here, and may

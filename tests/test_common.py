@@ -10,6 +10,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import skwgf
 from skwgf import (
     GWGSampler,
+    MeanFieldClassifier,
+    MeanFieldRegressor,
     SinkhornFlowGenerator,
     SVGDSampler,
     W2FlowGenerator,
@@ -42,6 +44,8 @@ ESTIMATORS = [
     GWGSampler(LinearRegressionPosterior(), n_particles=50, max_iter=20),
     GWGSampler(LogisticRegressionPosterior(), n_particles=50, max_iter=20),
     GWGSampler(NETWORK, n_particles=20, max_iter=100),
+    MeanFieldRegressor(n_particles=5, alpha=0.1, max_iter=8),
+    MeanFieldClassifier(n_particles=5, alpha=0.1, max_iter=8),
     WSFNOptimizer(n_particles=20, max_iter=20),
     WSFNOptimizer(VarianceCosine()),
     WSFNOptimizer(MeanFieldRisk(), n_particles=20, max_iter=20),

@@ -34,9 +34,9 @@ for layer in tuple(BELOW):
     BELOW[layer] |= {"_warnings"}
 BELOW["_warnings"] = set()
 BELOW["flows"] = ENGINE | {"_tensor", "_warnings"}
-BELOW["base"] = BELOW["flows"] | {"flows"}
-BELOW["persistence"] = BELOW["base"] | {"base"}
-BELOW["estimators"] = BELOW["persistence"] | {"persistence", "metrics"}
+BELOW["persistence"] = BELOW["flows"] | {"flows"}
+BELOW["base"] = BELOW["persistence"] | {"persistence"}
+BELOW["estimators"] = BELOW["base"] | {"base", "metrics"}
 BELOW["inspection"] = BELOW["estimators"] | {"estimators"}
 
 # Only where they are used: none is needed to import the package.
