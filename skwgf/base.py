@@ -7,6 +7,7 @@ carrier, hands it to :meth:`BaseFlow._run`, and stores what it learnt.
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -25,7 +26,7 @@ from skwgf._tensor import resolve_device, resolve_dtype, tensor_to_array
 from skwgf._warnings import caller_level
 from skwgf.flows import Carrier, FlowResult, run_flow
 from skwgf.flows.loop import History
-from skwgf.persistence import SaveMixin
+from skwgf.persistence import Checkpoint, SaveMixin, fingerprint
 
 
 class BaseFlow(SaveMixin, CallbackSupportMixin, BaseEstimator):
@@ -49,6 +50,8 @@ class BaseFlow(SaveMixin, CallbackSupportMixin, BaseEstimator):
         ],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
+        "checkpoint": [str, os.PathLike, None],
+        "checkpoint_every": [Interval(Integral, 1, None, closed="left")],
     }
 
     # Declared by the subclasses' constructors and by _run.
@@ -56,7 +59,10 @@ class BaseFlow(SaveMixin, CallbackSupportMixin, BaseEstimator):
     warm_start: bool
     device: str | torch.device | None
     dtype: Any
+    random_state: int | np.random.RandomState | None
     verbose: int | bool
+    checkpoint: str | os.PathLike[str] | None
+    checkpoint_every: int
     n_iter_: int
     converged_: bool
     history_: dict[str, NDArray[np.float64]]
@@ -86,13 +92,15 @@ class BaseFlow(SaveMixin, CallbackSupportMixin, BaseEstimator):
         fitted: Callable[[], dict[str, Any]],
         remedies: str,
         stop: Callable[[History], bool] | None = None,
+        given: tuple[Any, ...] = (),
         **options: Any,
     ) -> FlowResult:
         """Run the loop under scikit-learn's callbacks and report how it ended.
 
         `fitted` returns the attributes that make the estimator usable at the present step, which
         are set at the end; `stop` sees the history of this run alone; `remedies` ends the warning
-        of a run that did not converge; `options` go to :func:`skwgf.flows.run_flow`.
+        of a run that did not converge; `given` is what the fit was given beside X and y; `options`
+        go to :func:`skwgf.flows.run_flow`.
         """
         earlier = self.history_ if self._goes_on() else {}
         history = {key: list(values) for key, values in earlier.items()}
@@ -123,6 +131,7 @@ class BaseFlow(SaveMixin, CallbackSupportMixin, BaseEstimator):
             monitor=monitor,
             stop=stop_this_run,
             history=history,
+            checkpoint=self._open_checkpoint([X, y, *given], history),
             **options,
         )
         self.n_iter_ = result.n_iter
@@ -135,6 +144,27 @@ class BaseFlow(SaveMixin, CallbackSupportMixin, BaseEstimator):
         context.call_on_fit_task_end(estimator=self, reconstruction_attributes=fitted, **data)
         self._report(result, remedies)
         return result
+
+    def _open_checkpoint(self, given: list[Any], history: History) -> Checkpoint | None:
+        """Return the file that keeps the state of a fit to what is given, if one is asked for."""
+        if self.checkpoint is None:
+            return None
+        if self.random_state is None:
+            raise ValueError(
+                "checkpoint needs a random_state: a fit with other random numbers cannot go on "
+                "from the state of this one. Set random_state to an integer."
+            )
+        params = self.get_params(deep=False)
+        for name in ("checkpoint", "checkpoint_every", "verbose"):
+            del params[name]
+        earlier = {key: values for key, values in history.items() if key != "seconds"}
+        mark = fingerprint([type(self).__name__, params, given, earlier])
+        return Checkpoint(
+            self.checkpoint,
+            every=self.checkpoint_every,
+            mark=mark,
+            device=resolve_device(self.device),
+        )
 
     def _goes_on(self) -> bool:
         """Tell whether this fit goes on from an earlier one."""

@@ -130,6 +130,7 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
         regressor: Regressor,
         update: Update,
         *,
+        given: tuple[Any, ...],
         parts: tuple[Stateful, ...],
         validation: Validation | None,
         coordinates: Coordinates,
@@ -140,7 +141,8 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
     ) -> None:
         """Run the loop on the network and set the fitted attributes, `found` among them.
 
-        The `limits` of the columns are in the units of the data.
+        The `limits` of the columns are in the units of the data; `given` is what the fit was given
+        beside X and y.
         """
         module = cast(PushForward, regressor.module)
 
@@ -164,6 +166,7 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
             NetworkCarrier(regressor, update, max_iter=self.max_iter, parts=parts),
             X=X,
             y=y,
+            given=given,
             fitted=fitted,
             stop=self._stopping_rule("objective" if validation is None else "validation"),
             validate=None if validation is None else validation.figure,

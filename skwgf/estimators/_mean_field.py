@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -90,6 +91,8 @@ class NeuronsFlow(ParticlesMixin, BaseFlow):
         dtype: Any = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int | bool = 0,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 50,
     ) -> None:
         self.n_particles = n_particles
         self.activation = activation
@@ -107,6 +110,8 @@ class NeuronsFlow(ParticlesMixin, BaseFlow):
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)

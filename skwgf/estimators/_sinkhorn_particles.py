@@ -17,6 +17,7 @@ from skwgf.estimators._coordinates import normal_points
 from skwgf.estimators._generator import POTENTIAL
 from skwgf.estimators._sinkhorn_problem import Group, Problem, resolved_reg
 from skwgf.flows import ParticleCarrier, Velocity, projected_euler, run_flow
+from skwgf.flows.regression import Pairs
 from skwgf.flows.sinkhorn import SinkhornVelocity
 
 # From step to step the regularisation falls by that factor at most; steps after it has arrived, and
@@ -47,12 +48,10 @@ def schedule(problem: Problem) -> list[float]:
     return [reg for reg in cooling + n_last * [problem.reg] for _ in range(repeats)]
 
 
-def end_points(
-    problem: Problem, n_pairs: int
-) -> tuple[Callable[[int], tuple[Tensor, Tensor]], dict[str, list[float]]]:
+def end_points(problem: Problem, n_pairs: int) -> tuple[Pairs, dict[str, list[float]]]:
     """Run the particle flows to their end.
 
-    Returns a function that draws inputs of the network with the end points of their paths, and
+    Returns what draws inputs of the network with the end points of their paths, and
     the energy and the step along the flows, in the mean over them. `n_pairs` bounds the number of
     pairs that will be used in all.
     """
@@ -78,19 +77,14 @@ def end_points(
             inputs.append(part.with_code(z))
             ends.append(end)
             histories.append(history)
-    pool, images = torch.cat(inputs), torch.cat(ends)
+    pairs = Pairs(torch.cat(inputs), torch.cat(ends), generator)
     mean_history = {
         key: [
             sum(values) / len(values) for values in zip(*(h[key] for h in histories), strict=True)
         ]
         for key in ("objective", "step")
     }
-
-    def draw(n: int) -> tuple[Tensor, Tensor]:
-        index = torch.randint(len(pool), (n,), generator=generator).to(pool.device)
-        return pool[index], images[index]
-
-    return draw, mean_history
+    return pairs, mean_history
 
 
 def split(group: Group, generator: torch.Generator) -> list[Group]:

@@ -13,6 +13,7 @@ from skwgf.estimators._coordinates import normal_points
 from skwgf.estimators._generator import POTENTIAL, choose
 from skwgf.flows import VelocityField, debiased_velocity, tracked_velocity, transport_velocity
 from skwgf.flows.carriers import Draw, Stateful
+from skwgf.flows.regression import Pairs
 from skwgf.transport import (
     MinibatchTransport,
     NetworkTransport,
@@ -68,8 +69,8 @@ class Problem:
         return self.source[index], None if self.side_source is None else self.side_source[index]
 
 
-def end_points(problem: Problem, n_pairs: int) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """Return a function that draws reference points with their images under the optimal map.
+def end_points(problem: Problem, n_pairs: int) -> Pairs:
+    """Return what draws reference points with their images under the optimal map.
 
     `n_pairs` bounds the number of pairs that will be used in all.
     """
@@ -82,12 +83,7 @@ def end_points(problem: Problem, n_pairs: int) -> Callable[[int], tuple[Tensor, 
         image = transport(z)
     else:
         z, image = problem.source, source_images(problem)
-
-    def draw(n: int) -> tuple[Tensor, Tensor]:
-        index = torch.randint(len(z), (n,), generator=generator).to(y.device)
-        return z[index], image[index]
-
-    return draw
+    return Pairs(z, image, generator)
 
 
 def source_images(problem: Problem) -> Tensor:

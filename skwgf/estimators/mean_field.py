@@ -95,6 +95,14 @@ class MeanFieldRegressor(RegressorMixin, NeuronsFlow):
     verbose : int, default=0
         Print a line every `verbose` iterations, and for every alpha that is tried.
 
+    checkpoint : str, path or None, default=None
+        File that keeps the state of the fit. Where it is there from a fit that was cut off, one of
+        the same parameters and data goes on from it; at the end it is deleted. It needs a
+        `random_state`, and is not for searches, whose fits would share the file.
+
+    checkpoint_every : int, default=50
+        Number of iterations between two states.
+
     Attributes
     ----------
     particles_ : ndarray of shape (n_particles, n_parameters)
@@ -309,6 +317,14 @@ class MeanFieldClassifier(ClassifierMixin, NeuronsFlow):
 
     verbose : int, default=0
         Print a line every `verbose` iterations, and for every alpha that is tried.
+
+    checkpoint : str, path or None, default=None
+        File that keeps the state of the fit. Where it is there from a fit that was cut off, one of
+        the same parameters and data goes on from it; at the end it is deleted. It needs a
+        `random_state`, and is not for searches, whose fits would share the file.
+
+    checkpoint_every : int, default=50
+        Number of iterations between two states.
 
     Attributes
     ----------

@@ -7,6 +7,7 @@ trained to carry a reference to the end of the flow in one pass.
 
 from __future__ import annotations
 
+import os
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self, cast
 
@@ -51,7 +52,7 @@ from skwgf.estimators._sinkhorn_problem import (
 )
 from skwgf.estimators._validation import held_out_divergence, split_rows
 from skwgf.flows import pair_update, persistent_update
-from skwgf.flows.carriers import Stateful
+from skwgf.flows.carriers import RandomStream, Stateful
 from skwgf.flows.regression import Update
 from skwgf.flows.sinkhorn import Kind
 
@@ -185,6 +186,14 @@ class SinkhornFlowGenerator(GeneratorMixin, BaseFlow):
 
     verbose : int, default=0
         Print a line every `verbose` iterations.
+
+    checkpoint : str, path or None, default=None
+        File that keeps the state of the fit. Where it is there from a fit that was cut off, one of
+        the same parameters and data goes on from it; at the end it is deleted. It needs a
+        `random_state`, and is not for searches, whose fits would share the file.
+
+    checkpoint_every : int, default=50
+        Number of iterations between two states.
 
     Attributes
     ----------
@@ -337,6 +346,8 @@ class SinkhornFlowGenerator(GeneratorMixin, BaseFlow):
         dtype: Any = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int | bool = 0,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 50,
     ) -> None:
         self.velocity = velocity
         self.step_size = step_size
@@ -364,6 +375,8 @@ class SinkhornFlowGenerator(GeneratorMixin, BaseFlow):
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=False)
@@ -430,6 +443,7 @@ class SinkhornFlowGenerator(GeneratorMixin, BaseFlow):
             )
         self._train(
             *(X, y, regressor, update),
+            given=(X_source, y_source),
             parts=parts,
             validation=validation,
             coordinates=coordinates,
@@ -659,7 +673,8 @@ class SinkhornFlowGenerator(GeneratorMixin, BaseFlow):
         """
         if self.persistence == "full":
             draw, history = end_points(problem, self.max_iter * _INNER_STEPS * self.batch_size)
-            return pair_update(draw, batch_size=self.batch_size, n_inner=_INNER_STEPS), (), history
+            update = pair_update(draw, batch_size=self.batch_size, n_inner=_INNER_STEPS)
+            return update, (draw,), history
         batches = Batches(
             problem,
             batch_size=self.batch_size,
@@ -678,7 +693,7 @@ class SinkhornFlowGenerator(GeneratorMixin, BaseFlow):
             pairs = affine_pairs(problem, generator)
             first = pair_update(pairs, batch_size=self.batch_size, n_inner=_INNER_STEPS)
             update = preceded(first, update, share=_AFFINE_SHARE)
-        return update, (batches,), {}
+        return update, (batches, RandomStream(generator)), {}
 
     def _codes(self, y: Any, n: int, *, rows: str) -> NDArray[np.int64] | None:
         """Return the class codes of n labels; None without labels, or where none are learnt."""

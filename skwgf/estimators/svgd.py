@@ -6,6 +6,7 @@ r"""Stein variational gradient descent: particles that sample a target together.
 
 from __future__ import annotations
 
+import os
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -108,6 +109,14 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
 
     verbose : int, default=0
         Print a line every `verbose` iterations.
+
+    checkpoint : str, path or None, default=None
+        File that keeps the state of the fit. Where it is there from a fit that was cut off, one of
+        the same parameters and data goes on from it; at the end it is deleted. It needs a
+        `random_state`, and is not for searches, whose fits would share the file.
+
+    checkpoint_every : int, default=50
+        Number of iterations between two states.
 
     Attributes
     ----------
@@ -228,6 +237,8 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
         dtype: Any = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int | bool = 0,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 50,
     ) -> None:
         self.target = target
         self.kernel = kernel
@@ -244,6 +255,8 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=False)

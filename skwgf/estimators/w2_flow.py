@@ -6,6 +6,7 @@ The flow of :math:`\mu \mapsto \tfrac12 W_2^2(\mu, \nu)` moves a law towards the
 
 from __future__ import annotations
 
+import os
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -33,7 +34,7 @@ from skwgf.estimators._inputs import check_labels, check_source
 from skwgf.estimators._validation import held_out_divergence, split_rows
 from skwgf.estimators._w2_problem import Problem, end_points, velocity
 from skwgf.flows import pair_update, persistent_update
-from skwgf.flows.carriers import Stateful
+from skwgf.flows.carriers import RandomStream, Stateful
 from skwgf.flows.regression import Update
 from skwgf.nn import Regressor, evaluate
 from skwgf.transport import class_sides, mean_cost
@@ -140,6 +141,14 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
 
     verbose : int, default=0
         Print a line every `verbose` iterations.
+
+    checkpoint : str, path or None, default=None
+        File that keeps the state of the fit. Where it is there from a fit that was cut off, one of
+        the same parameters and data goes on from it; at the end it is deleted. It needs a
+        `random_state`, and is not for searches, whose fits would share the file.
+
+    checkpoint_every : int, default=50
+        Number of iterations between two states.
 
     Attributes
     ----------
@@ -252,6 +261,8 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         dtype: Any = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int | bool = 0,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 50,
     ) -> None:
         self.potential = potential
         self.step_size = step_size
@@ -273,6 +284,8 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
@@ -322,6 +335,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             validation = held_out_divergence(regressor, z, held_out, problem.y, draws)
         self._train(
             *(X, y, regressor, update),
+            given=(X_source, y_source),
             parts=parts,
             validation=validation,
             coordinates=coordinates,
@@ -478,7 +492,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         batch_size = min(self.batch_size, n_source)
         if persistence == "full":
             draw = end_points(problem, self.max_iter * _INNER_STEPS * batch_size)
-            return pair_update(draw, batch_size=batch_size, n_inner=_INNER_STEPS), ()
+            return pair_update(draw, batch_size=batch_size, n_inner=_INNER_STEPS), (draw,)
 
         def push(n: int) -> tuple[Tensor, Tensor | None]:
             z, side = problem.draw(n, generator)
@@ -500,4 +514,4 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             batch_size=batch_size,
             on_step=on_step,
         )
-        return update, (potential,)
+        return update, (potential, RandomStream(generator))

@@ -5,6 +5,7 @@ r"""Saddle-free Newton minimisation over laws of equally weighted particles.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from numbers import Integral, Real
@@ -136,6 +137,14 @@ class WSFNOptimizer(ParticlesMixin, BaseFlow):
     verbose : int, default=0
         Print a line every `verbose` iterations.
 
+    checkpoint : str, path or None, default=None
+        File that keeps the state of the fit. Where it is there from a fit that was cut off, one of
+        the same parameters and data goes on from it; at the end it is deleted. It needs a
+        `random_state`, and is not for searches, whose fits would share the file.
+
+    checkpoint_every : int, default=50
+        Number of iterations between two states.
+
     Attributes
     ----------
     particles_ : ndarray of shape (n_particles, n_dim)
@@ -255,6 +264,8 @@ class WSFNOptimizer(ParticlesMixin, BaseFlow):
         dtype: Any = None,
         random_state: int | np.random.RandomState | None = None,
         verbose: int | bool = 0,
+        checkpoint: str | os.PathLike[str] | None = None,
+        checkpoint_every: int = 50,
     ) -> None:
         self.functional = functional
         self.n_particles = n_particles
@@ -273,6 +284,8 @@ class WSFNOptimizer(ParticlesMixin, BaseFlow):
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
+        self.checkpoint = checkpoint
+        self.checkpoint_every = checkpoint_every
 
     def __sklearn_tags__(self) -> Tags:
         """Return tags that follow the functional: the risk of a classifier is one, and so on."""

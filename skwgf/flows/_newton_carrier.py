@@ -124,7 +124,7 @@ class NewtonCarrier:
     def advance(self) -> dict[str, float]:
         """Move the cloud along one step, or find out why there is none to make."""
         before = self.n_products
-        if self._here is None:
+        if self.start_energy is None:
             self._arrive(self.particles)
         here, x = self.expansion(), self.particles
         figures: dict[str, float] = {}
@@ -156,6 +156,8 @@ class NewtonCarrier:
                 self.start_energy,
                 self.scale,
             ),
+            "extremes": self._extremes,
+            "escapes": self._escape is not None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -170,7 +172,8 @@ class NewtonCarrier:
             self.start_energy,
             self.scale,
         ) = state["figures"]
-        self._here = self._extremes = self._escape = None  # seen again at the next step
+        self._here, self._extremes = None, state["extremes"]
+        self._escape = self._extremes if state["escapes"] else None
 
     def extremes(self) -> Extremes:
         """Return the low end of the spectrum at the present cloud."""

@@ -53,6 +53,21 @@ class Stateful(Protocol):
         """Go back to a state returned by `state_dict`."""
 
 
+class RandomStream:
+    """The state of a generator that a flow draws from, as a part of its carrier's."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the generator."""
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the generator back."""
+        self.generator.set_state(state["generator"])
+
+
 Draw = Callable[[int], tuple[Tensor, Tensor | None]]
 
 

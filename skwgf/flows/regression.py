@@ -21,9 +21,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
-from skwgf.flows.carriers import Draw, VelocityField, rms
+from skwgf.flows.carriers import Draw, RandomStream, VelocityField, rms
 from skwgf.nn import Regressor
 
 Update = Callable[[Regressor, float], dict[str, float]]
@@ -118,6 +119,29 @@ def persistent_update(
         }
 
     return update
+
+
+class Pairs(RandomStream):
+    """Pairs of reference points and images, drawn with replacement.
+
+    Parameters
+    ----------
+    z, image : Tensor of shape (n, d_in) and (n, d)
+        The pairs.
+
+    generator : torch.Generator
+        Source of the draws, on the CPU.
+    """
+
+    def __init__(self, z: Tensor, image: Tensor, generator: torch.Generator) -> None:
+        super().__init__(generator)
+        self.z = z
+        self.image = image
+
+    def __call__(self, n: int) -> tuple[Tensor, Tensor]:
+        """Return n pairs."""
+        index = torch.randint(len(self.z), (n,), generator=self.generator).to(self.z.device)
+        return self.z[index], self.image[index]
 
 
 def pair_update(

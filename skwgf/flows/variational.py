@@ -86,8 +86,7 @@ def variational_objective(network: DivergenceNetwork, cloud: Cloud, cost: Regula
     The zero field has the value zero:
 
     >>> import torch
-    >>> from skwgf._warnings import caller_level
-    from skwgf.flows.regularizers import LpCost
+    >>> from skwgf.flows.regularizers import LpCost
     >>> from skwgf.flows.variational import Cloud, variational_objective
     >>> from skwgf.nn.divergence import DivergenceMLP
     >>> generator = torch.Generator().manual_seed(0)
@@ -130,8 +129,7 @@ class FieldTrainer:
     plus the identity:
 
     >>> import torch
-    >>> from skwgf._warnings import caller_level
-    from skwgf.flows.regularizers import LpCost
+    >>> from skwgf.flows.regularizers import LpCost
     >>> from skwgf.flows.variational import Cloud, FieldTrainer
     >>> from skwgf.nn.divergence import DivergenceMLP
     >>> network = DivergenceMLP(1, (), generator=torch.Generator().manual_seed(0))

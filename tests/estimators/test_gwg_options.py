@@ -140,7 +140,7 @@ class TestExponent:
     def test_it_moves_by_its_rule(self, rule):
         # Residuals below one in size, as near the end, raise p under "conjugate" and lower it under
         # "frozen"; the larger ones at the start lower it under "dissipation" first.
-        sampler = fitted(exponent_rule=rule, exponent_rate=1.0)
+        sampler = fitted(exponent_rule=rule, exponent_range=(1.1, 6.0))
         exponents = sampler.history_["exponent"]
         assert sampler.exponent_ == exponents[-1]
         assert np.all((exponents >= 1.1) & (exponents <= 6))
@@ -150,7 +150,7 @@ class TestExponent:
 
     def test_frozen_and_conjugate_part_by_the_same_amount(self):
         first = [
-            fitted_once(exponent_rule=rule).history_["exponent"][0] - 2
+            fitted_once(exponent_rule=rule, exponent_range=(1.1, 6)).history_["exponent"][0] - 2
             for rule in ("conjugate", "frozen")
         ]
         assert first[0] == pytest.approx(-first[1], rel=1e-9)
@@ -158,9 +158,18 @@ class TestExponent:
 
     def test_it_stays_within_its_range(self):
         # A rate that would throw it far out. Catches an exponent of one and less.
-        for rule, end in (("frozen", 1.1), ("conjugate", 6.0)):
-            exponents = fitted_once(exponent_rule=rule, exponent_rate=1e3).history_["exponent"]
-            assert exponents[0] == end
+        for rule, end in (("frozen", 1.2), ("conjugate", 5.0)):
+            sampler = fitted_once(exponent_rule=rule, exponent_rate=1e3, exponent_range=(1.2, 5.0))
+            assert sampler.history_["exponent"][0] == end
+
+    def test_it_starts_from_two_up(self):
+        # Bug caught: the default that lets long residuals draw the exponent towards one.
+        assert fitted_once(exponent_rule="frozen", exponent_rate=1e3).exponent_ == 2
+
+    def test_range_is_checked(self):
+        for bad in ((1.0, 3.0), (3.0, 2.0)):
+            with pytest.raises(ValueError, match="exponent_range"):
+                fitted_once(exponent_rule="frozen", exponent_range=bad)
 
     def test_without_a_rule_it_stays(self):
         sampler = fitted_once(p=3.0)
