@@ -169,7 +169,7 @@ class TestExponent:
     def test_range_is_checked(self):
         for bad in ((1.0, 3.0), (3.0, 2.0)):
             with pytest.raises(ValueError, match="exponent_range"):
-                fitted_once(exponent_rule="frozen", exponent_range=bad)
+                fitted(exponent_rule="frozen", exponent_range=bad)
 
     def test_without_a_rule_it_stays(self):
         sampler = fitted_once(p=3.0)
