@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -46,7 +47,7 @@ _PATIENCE, _COARSE = 5, 5.0
 _SOLVER_TOL = 0.1
 
 
-class NeuronsFlow(ParticlesMixin, BaseFlow):
+class NeuronsFlow(ParticlesMixin, BaseFlow, ABC):
     """Base of the networks. A subclass knows its loss and how to read y and predict."""
 
     _LOSS: ClassVar[str]
@@ -158,17 +159,17 @@ class NeuronsFlow(ParticlesMixin, BaseFlow):
         self.hessian_min_eig_ = float(carrier.extremes().values[0])
         return self
 
+    @abstractmethod
     def _validated(self, X: Any, y: Any) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return X and y, checked."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _codes(self, y: NDArray[Any]) -> NDArray[np.int64]:
         """Return the groups of rows of each of which the same share is held out."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _held_out_loss(self, outputs: Tensor, y: NDArray[Any], learnt: NDArray[Any]) -> float:
         """Return the loss of outputs at rows held out, whose y is given beside that learnt."""
-        raise NotImplementedError
 
     def _rows(self, X: Any) -> Tensor:
         """Return rows of the user as the network takes them."""

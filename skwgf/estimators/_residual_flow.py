@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -28,8 +29,8 @@ _MANY = 2
 # Steps without a fall that count as rest, at the usual size.
 _WINDOW = 15
 _MAX_SPEED = 1.0
-# Random streams of the networks.
-_NETWORK = 10
+# Random streams of a Gaussian start, and of the networks, one after the other.
+_START, _NETWORK = 9, 10
 
 
 class ResidualFlow(NamedTuple):
@@ -132,11 +133,8 @@ def residual_flow(
         clouds = [affine_start(full_score_fn, cloud)[0] for cloud in clouds]
     base: tuple[Tensor, Tensor] | None = None
     if track_density:
-        generator = make_generator(derive_seed(seed, _NETWORK - 1))
-        mean, root = clouds[0].mean(0), whiten(clouds[0])[1]
-        draws = torch.randn(clouds[0].shape, generator=generator, dtype=torch.float64)
-        clouds = [mean + draws.to(root) @ root.T]
-        base = (mean, root)
+        base = clouds[0].mean(0), whiten(clouds[0])[1]
+        clouds = [_gaussian(len(clouds[0]), *base, make_generator(derive_seed(seed, _START)))]
     direct = options["parametrization"] == "direct"
     skip = (not many and not direct) if score_skip is None else score_skip
     fields = [
@@ -155,12 +153,12 @@ def residual_flow(
         )
         for k, cloud in enumerate(clouds)
     ]
-    solved = fields[0].solve
     level = 0.0 if noisy else stopping_level(n, d) if tol is None else tol
     judged = [Judged(field, level) if many else Unjudged(field) for field in fields]
     stepper, usual_step = _steps(optimizer, many=many, noisy=noisy)
     step_size = usual_step if step_size is None else step_size
-    stop = at_level(level, window=_window(optimizer, solved=solved, step_size=step_size))
+    window = _window(optimizer, solved=fields[0].solve, step_size=step_size)
+    stop = at_level(level, window=window)
     if track_density:
         stepper = RecordingStepper(fields[0])
     recording = stepper if isinstance(stepper, RecordingStepper) else None
@@ -170,21 +168,29 @@ def residual_flow(
         part for part in (stepper, *fields, score_fn) if hasattr(part, "state_dict")
     ]
     whole: VelocityField = judged[0] if n_restarts == 1 else Restarts(list(judged))
-
-    def figures() -> dict[str, float]:
-        shown = {"dissipation": sum(field.dissipation for field in judged) / len(judged)}
-        exponents = [f.cost.p for f in fields if isinstance(f.cost, LpCost)]
-        return shown | ({"exponent": sum(exponents) / len(exponents)} if exponents else {})
-
     carrier = ParticleCarrier(
         torch.cat(clouds),
         whole,
         step_size=step_size,
         stepper=stepper,
         parts=tuple(parts),
-        figures=figures,
+        figures=partial(_figures, judged),
     )
     return ResidualFlow(Flow(carrier, stop), fields, recording, base)
+
+
+def _gaussian(n: int, mean: Tensor, root: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw n points of a Gaussian law."""
+    draws = torch.randn(n, len(mean), generator=generator, dtype=torch.float64)
+    return mean + draws.to(root) @ root.T
+
+
+def _figures(judged: Sequence[Judged | Unjudged]) -> dict[str, float]:
+    """Return the mean dissipation of the clouds, and the mean exponent where there is one."""
+    shown = {"dissipation": sum(part.dissipation for part in judged) / len(judged)}
+    costs = [part.field.cost for part in judged]
+    exponents = [cost.p for cost in costs if isinstance(cost, LpCost)]
+    return shown | ({"exponent": sum(exponents) / len(exponents)} if exponents else {})
 
 
 def _window(optimizer: str | None, *, solved: bool, step_size: float) -> int:

@@ -251,19 +251,8 @@ class ResidualVelocity:
             raise ValueError(
                 f"solve=True needs a DivergenceMLP, got a {type(network).__name__}. Leave it out."
             )
-        if not 1 < exponent_range[0] <= exponent_range[1] < math.inf:
-            raise ValueError(f"exponent_range must be ascending, above 1, got {exponent_range!r}.")
-        if not 0 <= ridge <= 1:
-            raise ValueError(f"ridge must lie in [0, 1], got {ridge!r}.")
-        if not 0 <= held_out <= 0.5:
-            raise ValueError(f"held_out must lie in [0, 0.5], got {held_out!r}.")
-        if not 0 < clip_quantile <= 1:
-            raise ValueError(f"clip_quantile must lie in (0, 1], got {clip_quantile!r}.")
-        if min(first_inner_steps, inner_steps) < 1:
-            raise ValueError(
-                "first_inner_steps and inner_steps must be at least 1, got "
-                f"{first_inner_steps} and {inner_steps}."
-            )
+        _check_steps(first_inner_steps, inner_steps)
+        _check_shares(exponent_range, ridge, held_out, clip_quantile)
         self.score_fn = score_fn
         self.network = network
         self.generator = generator
@@ -405,3 +394,26 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise a ValueError unless a value is one of the choices."""
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not known. Use one of {choices}.")
+
+
+def _check_shares(
+    exponent_range: tuple[float, float], ridge: float, held_out: float, clip_quantile: float
+) -> None:
+    """Raise a ValueError for numbers out of their range."""
+    if not 1 < exponent_range[0] <= exponent_range[1] < math.inf:
+        raise ValueError(f"exponent_range must be ascending, above 1, got {exponent_range!r}.")
+    if not 0 <= ridge <= 1:
+        raise ValueError(f"ridge must lie in [0, 1], got {ridge!r}.")
+    if not 0 <= held_out <= 0.5:
+        raise ValueError(f"held_out must lie in [0, 0.5], got {held_out!r}.")
+    if not 0 < clip_quantile <= 1:
+        raise ValueError(f"clip_quantile must lie in (0, 1], got {clip_quantile!r}.")
+
+
+def _check_steps(first_inner_steps: int, inner_steps: int) -> None:
+    """Raise a ValueError for fits without steps."""
+    if min(first_inner_steps, inner_steps) < 1:
+        raise ValueError(
+            "first_inner_steps and inner_steps must be at least 1, got "
+            f"{first_inner_steps} and {inner_steps}."
+        )
