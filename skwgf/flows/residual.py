@@ -56,31 +56,9 @@ Coordinates = Literal["whitened", "raw"]
 Whitening = Literal["full", "diagonal"]
 
 
-def clip_rows(r: Tensor, quantile: float) -> Tensor:
-    """Shorten the rows that are longer than a quantile of the lengths to it.
-
-    Parameters
-    ----------
-    r : Tensor of shape (n, d)
-        Residuals.
-
-    quantile : float
-        In (0, 1]; 1 leaves all rows as they are.
-
-    Returns
-    -------
-    Tensor of shape (n, d)
-
-    Examples
-    --------
-    >>> import torch
-    >>> from skwgf.flows.residual import clip_rows
-    >>> clip_rows(torch.tensor([[1.0], [-2.0], [90.0]]), 0.5)
-    tensor([[ 1.],
-            [-2.],
-            [ 2.]])
-    """
-    return r if quantile >= 1 else shorten(r, float(torch.quantile(r.norm(dim=1), quantile)))
+def length_limit(r: Tensor, quantile: float) -> float:
+    """Return a quantile in (0, 1] of the lengths of the rows of `r`; at 1, no limit at all."""
+    return math.inf if quantile >= 1 else float(torch.quantile(r.norm(dim=1), quantile))
 
 
 class ResidualVelocity:
@@ -299,10 +277,9 @@ class ResidualVelocity:
             self.max_speed * math.sqrt(x.shape[1]),
         )
         residual = frozen.residual(output)
-        if self.clip_quantile < 1:
-            longest = float(torch.quantile(residual.norm(dim=1), self.clip_quantile))
-            frozen, residual = replace(frozen, longest=longest), shorten(residual, longest)
-        self._frozen = frozen
+        longest = length_limit(residual, self.clip_quantile)
+        self._frozen = frozen = replace(frozen, longest=longest)
+        residual = shorten(residual, longest)
         speed = self.cost.conjugate_gradient(residual)
         energy = float((speed * residual).sum(1).mean())
         velocity = frozen.velocity(residual)

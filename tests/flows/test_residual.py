@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from skwgf.flows import ParticleCarrier, affine_start, run_flow
+from skwgf.flows.frozen import shorten
 from skwgf.flows.regularizers import DiagonalQuadratic, HuberCost, LpCost, next_exponent
-from skwgf.flows.residual import ResidualVelocity, clip_rows
+from skwgf.flows.residual import ResidualVelocity, length_limit
 from skwgf.nn.divergence import DivergenceMLP, WithDivergence
 
 F64 = torch.float64
@@ -260,12 +261,13 @@ def test_the_exponent_follows_its_rule():
 
 def test_clipped_rows_keep_their_direction():
     r = cloud(100, 3) * torch.logspace(-1, 2, 100, dtype=F64)[:, None]
-    clipped = clip_rows(r, 0.9)
+    clipped = shorten(r, length_limit(r, 0.9))
     lengths, limit = r.norm(dim=1), torch.quantile(r.norm(dim=1), 0.9)
     torch.testing.assert_close(clipped.norm(dim=1), lengths.clamp(max=limit))
     torch.testing.assert_close(clipped / clipped.norm(dim=1)[:, None], r / lengths[:, None])
-    assert clip_rows(r, 1.0) is r
-    assert not clip_rows(torch.zeros(4, 2), 0.5).any()
+    assert shorten(r, length_limit(r, 1.0)) is r
+    still = torch.zeros(4, 2)
+    assert not shorten(still, length_limit(still, 0.5)).any()
 
 
 def test_the_score_is_evaluated_once_a_step():
