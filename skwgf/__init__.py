@@ -2,10 +2,12 @@
 
 from skwgf import datasets, flows, functionals, kernels, metrics, targets
 from skwgf.estimators import (
+    DomainAdapter,
     GWGSampler,
     MeanFieldClassifier,
     MeanFieldRegressor,
     SinkhornFlowGenerator,
+    SourceOnly,
     SVGDSampler,
     W2FlowGenerator,
     WSFNOptimizer,
@@ -15,11 +17,13 @@ from skwgf.persistence import load
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "DomainAdapter",
     "GWGSampler",
     "MeanFieldClassifier",
     "MeanFieldRegressor",
     "SVGDSampler",
     "SinkhornFlowGenerator",
+    "SourceOnly",
     "W2FlowGenerator",
     "WSFNOptimizer",
     "__version__",

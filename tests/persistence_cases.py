@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator
 from sklearn.preprocessing import StandardScaler
 
 from skwgf import (
+    DomainAdapter,
     GWGSampler,
     SinkhornFlowGenerator,
     SVGDSampler,
@@ -99,6 +100,12 @@ CASES = {
         _small(SinkhornFlowGenerator, feature_map=StandardScaler(), **_NET),
         hand_back={"feature_map": StandardScaler()},
     ),
+    "adapter": Case(
+        lambda: DomainAdapter(_small(W2FlowGenerator, **_NET)()),
+        y=LABELS,
+        more={"sample_domain": np.where(np.arange(60) % 2, 1, -1)},
+    ),
+    "adapter default": Case(DomainAdapter, more={"sample_domain": None}),
     "svgd data": Case(_small(SVGDSampler)),
     "svgd log density": Case(
         _small(SVGDSampler, targets.LogDensity(bell), kernel=kernels.InverseMultiquadric("scale")),
@@ -224,6 +231,8 @@ def answers(estimator: BaseEstimator, case: Case) -> dict[str, Any]:
         "transform": lambda: (
             estimator.transform(case.X, case.y)
             if getattr(estimator, "classes_", None) is not None
+            else estimator.transform(case.X, **case.more)
+            if isinstance(estimator, DomainAdapter)
             else estimator.transform(case.X)
         ),
         "get_feature_names_out": lambda: estimator.get_feature_names_out(),

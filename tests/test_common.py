@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import pytest
+from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import skwgf
 from skwgf import (
+    DomainAdapter,
     GWGSampler,
     MeanFieldClassifier,
     MeanFieldRegressor,
     SinkhornFlowGenerator,
+    SourceOnly,
     SVGDSampler,
     W2FlowGenerator,
     WSFNOptimizer,
@@ -46,6 +49,9 @@ ESTIMATORS = [
     GWGSampler(NETWORK, n_particles=20, max_iter=100),
     MeanFieldRegressor(n_particles=5, alpha=0.1, max_iter=8),
     MeanFieldClassifier(n_particles=5, alpha=0.1, max_iter=8),
+    DomainAdapter(),
+    SourceOnly(LogisticRegression()),
+    SourceOnly(LinearRegression()),
     WSFNOptimizer(n_particles=20, max_iter=20),
     WSFNOptimizer(VarianceCosine()),
     WSFNOptimizer(MeanFieldRisk(), n_particles=20, max_iter=20),
@@ -54,6 +60,7 @@ ESTIMATORS = [
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:DomainAdapter was fitted without sample_domain:UserWarning")
 @pytest.mark.filterwarnings("ignore:The particles of (SVGD|GWG)Sampler:UserWarning")
 @parametrize_with_checks(ESTIMATORS)
 def test_scikit_learn_checks(estimator, check):

@@ -33,11 +33,14 @@ for layer in ENGINE:
 for layer in tuple(BELOW):
     BELOW[layer] |= {"_warnings"}
 BELOW["_warnings"] = set()
+BELOW["_domains"] = {"_tensor"}
+BELOW["metrics"] |= {"_domains"}
 BELOW["flows"] = ENGINE | {"_tensor", "_warnings"}
 BELOW["persistence"] = BELOW["flows"] | {"flows"}
 BELOW["base"] = BELOW["persistence"] | {"persistence"}
-BELOW["estimators"] = BELOW["base"] | {"base", "metrics"}
+BELOW["estimators"] = BELOW["base"] | {"base", "metrics", "_domains"}
 BELOW["inspection"] = BELOW["estimators"] | {"estimators"}
+BELOW["pipeline"] = BELOW["estimators"] | {"estimators"}
 
 # Only where they are used: none is needed to import the package.
 OPTIONAL = {"ot", "matplotlib", "mlxtend", "h5py", "pandas", "polars", "rich", "dask", "geomloss"}

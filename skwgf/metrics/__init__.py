@@ -1,5 +1,6 @@
 """Distances between samples, and figures of the quality of a sample."""
 
+from skwgf.metrics.adaptation import CircularScorer, EntropyScorer, ImportanceWeightedScorer
 from skwgf.metrics.discrepancies import (
     mmd,
     sinkhorn_divergence,
@@ -16,6 +17,9 @@ from skwgf.metrics.quality import (
 from skwgf.metrics.stein import ksd
 
 __all__ = [
+    "CircularScorer",
+    "EntropyScorer",
+    "ImportanceWeightedScorer",
     "ModeCoverage",
     "ksd",
     "mmd",

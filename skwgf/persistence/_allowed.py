@@ -11,7 +11,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, MetaEstimatorMixin
 from torch import nn
 
 from skwgf.flows import _curvature, carriers, frozen, last_layer, regularizers, residual
@@ -21,8 +21,9 @@ from skwgf.targets import _functions, _likelihood, support
 
 __all__ = ["allowed", "name_of"]
 
-# All estimators that these make public: targets, functionals, kernels, and what is fitted. The last
-# two lie above this module, which is why they are looked up only when a file is read or written.
+# All estimators that these make public: targets, functionals, kernels, and what is fitted, but for
+# wrappers of the user's own estimators, which files do not hold. The last two lie above this
+# module, which is why they are looked up only when a file is read or written.
 _PUBLIC = (
     "skwgf.targets",
     "skwgf.functionals",
@@ -86,7 +87,11 @@ def allowed() -> dict[str, Any]:
         module = import_module(name)
         for public in module.__all__:
             member = getattr(module, public)
-            if inspect.isclass(member) and issubclass(member, BaseEstimator):
+            if (
+                inspect.isclass(member)
+                and issubclass(member, BaseEstimator)
+                and not issubclass(member, MetaEstimatorMixin)
+            ):
                 table[f"{name}.{public}"] = member
     for module_name, name in _HIGHER_PARTS:
         table[f"{module_name}.{name}"] = getattr(import_module(module_name), name)

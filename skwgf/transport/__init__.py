@@ -5,11 +5,13 @@ from skwgf.transport.exact import TransportPlan, exact_plan
 from skwgf.transport.labelled import class_coordinates, class_sides, transport_labels
 from skwgf.transport.minibatch import MinibatchTransport, batch_map
 from skwgf.transport.network import NetworkTransport
+from skwgf.transport.proportions import ClassProportions, class_proportions
 from skwgf.transport.semidiscrete import SemidiscreteTransport, cell_index, cell_probabilities
 from skwgf.transport.sinkhorn import sinkhorn, sinkhorn_divergence
 from skwgf.transport.sinkhorn_groups import sinkhorn_groups
 
 __all__ = [
+    "ClassProportions",
     "MinibatchTransport",
     "NetworkTransport",
     "SemidiscreteTransport",
@@ -18,6 +20,7 @@ __all__ = [
     "cell_index",
     "cell_probabilities",
     "class_coordinates",
+    "class_proportions",
     "class_sides",
     "exact_plan",
     "half_squared_distance",
