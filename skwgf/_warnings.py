@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 # Warnings name the line that called into these packages.
-_INSIDE = ("skwgf", "sklearn")
+_INSIDE = ("skwgf", "sklearn", "joblib")
 
 
 def caller_level() -> int:
