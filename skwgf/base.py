@@ -109,7 +109,7 @@ class BaseFlow(SaveMixin, CallbackSupportMixin, BaseEstimator):
         # read it, so that zeros will do.
         data = {"X": X, "y": (lambda: np.zeros(len(X))) if y is None else y}
         context = self._init_callback_context(max_subtasks=self.max_iter)
-        context.call_on_fit_task_begin(estimator=self, **data)
+        context.call_on_fit_task_begin(estimator=self, reconstruction_attributes=fitted, **data)
 
         def monitor(k: int, history: History) -> bool:
             self._print(k, history)
