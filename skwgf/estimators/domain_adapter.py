@@ -60,11 +60,12 @@ class DomainAdapter(
         read.
 
     target_shift : {"warn", "reweight", "ignore"}, default="warn"
-        What to do where the classes have other proportions in the target than in the source, which
-        a map from all rows to all rows turns into wrong labels. The proportions are estimated
-        without target labels. "warn" says so and goes on; "reweight" fits the flow to source rows
-        that are picked in the estimated proportions (:meth:`transform` moves all of them); "ignore"
-        does not look.
+        What to do where the domains differ in the proportions of their classes alone, so that a
+        map of all rows to all rows would carry rows to the wrong class. The proportions are
+        estimated without target labels. "warn" says so and goes on; "reweight" weights the source
+        instead of moving it: in the new proportions it has the law of the target, and the map is
+        the identity, with `class_weight_` for a classifier that takes weights; "ignore" does not
+        look.
 
     Attributes
     ----------
@@ -72,7 +73,7 @@ class DomainAdapter(
         The fitted clone, None for the identity.
 
     source_classes_ : ndarray of shape (n_classes,) or None
-        The labels of the source rows, None where there are none or `use_labels` is off.
+        The labels of the source rows, None where there are no class labels.
 
     source_proportions_ : ndarray of shape (n_classes,) or None
         Their shares in the source.
@@ -81,7 +82,11 @@ class DomainAdapter(
         Their shares in the target, as estimated; None also with ``target_shift="ignore"``.
 
     target_shift_ : bool
-        Whether the two differ by more than chance.
+        Whether the two differ by more than chance, and explain how the domains differ.
+
+    class_weight_ : dict or None
+        Weight of the source rows of each label in the law of the target, the ratio of its
+        proportions where `target_shift_` is set, else 1; None without class labels.
 
     n_features_in_ : int
         Number of columns of X.
@@ -152,6 +157,7 @@ class DomainAdapter(
     source_classes_: NDArray[Any] | None
     source_proportions_: NDArray[np.float64] | None
     target_proportions_: NDArray[np.float64] | None
+    class_weight_: dict[Any, float] | None
 
     def __init__(
         self, flow: Any = None, *, use_labels: bool = True, target_shift: str = "warn"
@@ -186,7 +192,7 @@ class DomainAdapter(
         context = self._init_callback_context(max_subtasks=1)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         self.flow_ = self.source_classes_ = None
-        self.source_proportions_ = self.target_proportions_ = None
+        self.source_proportions_ = self.target_proportions_ = self.class_weight_ = None
         self.target_shift_ = False
         if sample_domain is None:
             warnings.warn(
@@ -267,8 +273,10 @@ class DomainAdapter(
         X_source, X_target = X[source], X[~source]
         labels, more = self._labels(y, source), {}
         if labels is not None:
-            X_source, labels = self._look_at_proportions(X_source, labels, X_target)
-            if has_fit_parameter(flow, "y_source"):
+            self._look_at_proportions(X_source, labels, X_target)
+            if self.target_shift_ and self.target_shift == "reweight":
+                return
+            if self.use_labels and has_fit_parameter(flow, "y_source"):
                 more["y_source"] = labels
         step = context.subcontext(task_name="flow")
         with step.propagate_callback_context(flow):
@@ -279,7 +287,7 @@ class DomainAdapter(
 
     def _labels(self, y: Any, source: NDArray[np.bool_]) -> NDArray[Any] | None:
         """Return the class labels of the source rows, None where there are none to use."""
-        if y is None or not self.use_labels:
+        if y is None:
             return None
         every: NDArray[Any] = np.asarray(tensor_to_array(y))
         if len(every) != len(source):
@@ -300,13 +308,14 @@ class DomainAdapter(
 
     def _look_at_proportions(
         self, X_source: NDArray[Any], labels: NDArray[Any], X_target: NDArray[Any]
-    ) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Compare the classes of both domains; return the source rows to fit to, with labels."""
+    ) -> None:
+        """Estimate the class proportions of the target, and tell whether they are what differs."""
         self.source_classes_, codes = np.unique(labels, return_inverse=True)
         n_classes = len(self.source_classes_)
         self.source_proportions_ = np.bincount(codes, minlength=n_classes) / len(codes)
+        self.class_weight_ = dict.fromkeys(self.source_classes_.tolist(), 1.0)
         if self.target_shift == "ignore":
-            return X_source, labels
+            return
         scaler = StandardScaler().fit(np.concatenate([X_source, X_target]).astype(np.float64))
         found = class_proportions(
             to_tensor(scaler.transform(X_source)),
@@ -318,35 +327,20 @@ class DomainAdapter(
         self.target_proportions_ = to_numpy(found.proportions)
         self.target_shift_ = found.shifted
         if not found.shifted:
-            return X_source, labels
-        if self.target_shift == "reweight":
-            rows = _in_proportions(codes, self.target_proportions_)
-            return X_source[rows], labels[rows]
-        warnings.warn(
-            "The classes seem to have other proportions in the target than in the source: "
-            f"{_listed(self.source_classes_, self.target_proportions_)} instead of "
-            f"{_listed(self.source_classes_, self.source_proportions_)}, and this explains "
-            f"{found.explained:.0%} of the difference between the domains. A map of all source "
-            "rows to all target rows then carries rows to the wrong class. Set "
-            "target_shift='reweight', or compare with a pipeline that leaves the rows where they "
-            "are.",
-            UserWarning,
-            stacklevel=caller_level(),
-        )
-        return X_source, labels
-
-
-def _in_proportions(codes: NDArray[np.intp], proportions: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return as many rows as there are codes, each class in its proportion, at least one row.
-
-    Rows of a class are picked at equal distances, the same number of times up to one.
-    """
-    picked = []
-    for k, share in enumerate(proportions):
-        rows = np.flatnonzero(codes == k)
-        n = max(1, round(share * len(codes)))
-        picked.append(rows[((np.arange(n) + 0.5) * len(rows) / n).astype(int)])
-    return np.concatenate(picked)
+            return
+        weights = self.target_proportions_ / self.source_proportions_
+        self.class_weight_ = dict(zip(self.source_classes_.tolist(), weights.tolist(), strict=True))
+        if self.target_shift == "warn":
+            warnings.warn(
+                "The classes seem to have other proportions in the target than in the source: "
+                f"{_listed(self.source_classes_, self.target_proportions_)} instead of "
+                f"{_listed(self.source_classes_, self.source_proportions_)}, and this explains "
+                f"{found.explained:.0%} of the difference between the domains. A map of all "
+                "source rows to all target rows then carries rows to the wrong class. Set "
+                "target_shift='reweight', which leaves the rows where they are.",
+                UserWarning,
+                stacklevel=caller_level(),
+            )
 
 
 def _listed(classes: NDArray[Any], proportions: NDArray[np.float64]) -> str:

@@ -44,6 +44,18 @@ def half_squared_distance(x: Tensor, y: Tensor) -> Tensor:
 def mean_cost(x: Tensor, y: Tensor) -> float:
     r"""Return the mean of :math:`|x_i - y_j|^2 / 2` over all pairs, in O(n + m).
 
+    Parameters
+    ----------
+    x : Tensor of shape (n, d)
+        Points.
+
+    y : Tensor of shape (m, d)
+        Points.
+
+    Returns
+    -------
+    float
+
     Examples
     --------
     >>> import torch

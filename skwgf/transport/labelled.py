@@ -57,6 +57,15 @@ def class_coordinates(proba: Tensor, weight: float) -> Tensor:
     Returns
     -------
     Tensor of shape (n, n_classes)
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.transport import class_coordinates, half_squared_distance
+    >>> sides = class_coordinates(torch.eye(2), weight=4.0)
+    >>> half_squared_distance(sides, sides)  # two classes are 4 apart, in the unit of the cost
+    tensor([[0., 4.],
+            [4., 0.]])
     """
     return math.sqrt(weight) * proba
 
@@ -214,6 +223,18 @@ def class_sides(
     side_y : Tensor of shape (m, n_classes)
     proba : Tensor of shape (m, n_classes)
         From :func:`transport_labels`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.transport import class_sides
+    >>> source, y = torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([[9.0], [9.1], [8.1]])
+    >>> labels = torch.tensor([0, 0, 1, 1])
+    >>> side_source, side_y, proba = class_sides(
+    ...     source, labels, y, n_classes=2, weight=4.0, reg=0.1
+    ... )
+    >>> side_source.shape, side_y.shape, proba.argmax(1)
+    (torch.Size([4, 2]), torch.Size([3, 2]), tensor([1, 1, 0]))
     """
     proba = transport_labels(source, labels, y, n_classes=n_classes, weight=weight, reg=reg)
     unit = weight * mean_cost(source, y)

@@ -76,6 +76,15 @@ class MinibatchTransport:
 
     generator : torch.Generator
         Source of the draws, on the CPU.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.transport import MinibatchTransport
+    >>> y = torch.tensor([[10.0], [11.0], [12.0]])
+    >>> transport = MinibatchTransport(y, generator=torch.Generator().manual_seed(0))
+    >>> transport(torch.tensor([[2.0], [0.0], [1.0]])).flatten()
+    tensor([12., 10., 11.])
     """
 
     def __init__(

@@ -170,8 +170,7 @@ def class_proportions(
     present = codes.bincount().nonzero()[:, 0]
     inverse = torch.searchsorted(present, codes)
     pool = _pooled(x[rows], inverse, y[target_rows])
-    start = inverse.bincount() / len(inverse)
-    shares = start.to(pool.form.dtype)
+    shares = inverse.bincount().to(pool.form.dtype) / len(inverse)
     mixing, n_iter, converged = _minimised(pool.quadratic, pool.images.T @ pool.target, shares)
     at_found, at_shares = (pool.classes @ mix - pool.target for mix in (mixing, shares))
     null, null_source = _null_energies(pool, inverse, mixing, n_resamples, generator)

@@ -79,6 +79,33 @@ def cell_probabilities(x: Tensor, y: Tensor, potential: Tensor, reg: float) -> T
     r"""Return the entropic cells :math:`p_{ij} \propto \exp((g_j - |x_i - y_j|^2/2) / reg)`.
 
     Rows sum to one. The shape is (n, m): tile over `x` when n is large.
+
+    Parameters
+    ----------
+    x : Tensor of shape (n, d)
+        Points.
+
+    y : Tensor of shape (m, d)
+        Atoms.
+
+    potential : Tensor of shape (m,)
+        Dual vector g.
+
+    reg : float
+        Regularisation, in the unit of the cost.
+
+    Returns
+    -------
+    Tensor of shape (n, m)
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.transport import cell_probabilities
+    >>> x, y = torch.tensor([[0.0], [0.5]]), torch.tensor([[0.0], [1.0]])
+    >>> cell_probabilities(x, y, torch.zeros(2), reg=0.1)
+    tensor([[0.9933, 0.0067],
+            [0.5000, 0.5000]])
     """
     offset = (0.5 * y.square().sum(1) - potential).unsqueeze(0)
     return torch.addmm(offset, x, y.T, beta=-1).div_(reg).softmax(1)
