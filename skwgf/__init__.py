@@ -1,6 +1,6 @@
 """Wasserstein gradient flows as scikit-learn estimators."""
 
-from skwgf import datasets, flows, functionals, kernels, metrics, targets
+from skwgf import datasets, flows, functionals, inspection, kernels, metrics, targets
 from skwgf.estimators import (
     DomainAdapter,
     GWGSampler,
@@ -13,6 +13,7 @@ from skwgf.estimators import (
     WSFNOptimizer,
 )
 from skwgf.persistence import load
+from skwgf.pipeline import sample_pipeline
 
 __version__ = "0.1.0.dev0"
 
@@ -30,8 +31,10 @@ __all__ = [
     "datasets",
     "flows",
     "functionals",
+    "inspection",
     "kernels",
     "load",
     "metrics",
+    "sample_pipeline",
     "targets",
 ]

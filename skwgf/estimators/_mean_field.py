@@ -23,6 +23,7 @@ from skwgf._tensor import (
     to_numpy,
     to_tensor,
 )
+from skwgf._threads import one_thread_in_pools
 from skwgf.base import BaseFlow
 from skwgf.estimators._coordinates import Coordinates, fit_coordinates
 from skwgf.estimators._functional_start import LEAST, start_cloud
@@ -116,6 +117,7 @@ class NeuronsFlow(ParticlesMixin, BaseFlow, ABC):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
+    @one_thread_in_pools
     def fit(self, X: Any, y: Any) -> Self:
         """Fit the network.
 

@@ -17,6 +17,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skwgf._tensor import draw_seed, make_generator
+from skwgf._threads import one_thread_in_pools
 from skwgf.base import BaseFlow
 from skwgf.estimators._importance import ImportanceSample, weigh
 from skwgf.estimators._predictions import PredictionMixin
@@ -361,6 +362,7 @@ class GWGSampler(PredictionMixin, SamplerMixin, BaseFlow):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=False)
+    @one_thread_in_pools
     def fit(self, X: Any, y: Any = None) -> Self:
         """Move the particles to the target.
 

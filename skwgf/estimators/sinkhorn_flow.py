@@ -29,6 +29,7 @@ from skwgf._tensor import (
     to_numpy,
     to_tensor,
 )
+from skwgf._threads import one_thread_in_pools
 from skwgf.base import BaseFlow
 from skwgf.estimators._coordinates import Coordinates, fit_coordinates
 from skwgf.estimators._features import atoms, cost_features, fit_feature_map
@@ -380,6 +381,7 @@ class SinkhornFlowGenerator(GeneratorMixin, BaseFlow):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=False)
+    @one_thread_in_pools
     def fit(self, X: Any, y: Any = None, *, X_source: Any = None, y_source: Any = None) -> Self:
         """Learn the map from the reference to the law of X.
 

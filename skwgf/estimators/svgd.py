@@ -16,6 +16,7 @@ from sklearn.base import _fit_context
 from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
+from skwgf._threads import one_thread_in_pools
 from skwgf.base import BaseFlow
 from skwgf.estimators._predictions import PredictionMixin
 from skwgf.estimators._sampler import SamplerMixin, on_torus, warn_of_one_particle
@@ -260,6 +261,7 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=False)
+    @one_thread_in_pools
     def fit(self, X: Any, y: Any = None) -> Self:
         """Move the particles to the target.
 

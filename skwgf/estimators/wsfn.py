@@ -33,6 +33,7 @@ from skwgf._tensor import (
     to_numpy,
     to_tensor,
 )
+from skwgf._threads import one_thread_in_pools
 from skwgf._warnings import caller_level
 from skwgf.base import BaseFlow
 from skwgf.estimators._functional_start import LEAST, part, start_cloud
@@ -308,6 +309,7 @@ class WSFNOptimizer(ParticlesMixin, BaseFlow):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=False)
+    @one_thread_in_pools
     def fit(self, X: Any, y: Any = None) -> Self:
         """Move the particles to a minimum.
 
