@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+# The gallery looks up the names in examples, which it does not run with -D plot_gallery=0.
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+
 import skwgf
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "skwgf"
 author = "The skwgf developers"
@@ -17,8 +25,11 @@ extensions = [
     "sphinx.ext.mathjax",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
+    "benchmark_directive",
 ]
 exclude_patterns = ["_build"]
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 templates_path = ["_templates"]
 
 autosummary_generate = True
@@ -42,7 +53,11 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = "skwgf"
 html_show_sourcelink = False
+# These pages have no pages below them: what their sections are is on the right.
+html_sidebars = {name: [] for name in ("install", "which", "faq", "developer/add_a_flow")}
 html_theme_options = {
+    "navbar_align": "left",
+    "header_links_before_dropdown": 6,
     "show_prev_next": False,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],

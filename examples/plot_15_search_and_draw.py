@@ -1,7 +1,7 @@
 """
-=====================================
+======================================
 Search, then draw in the table's units
-=====================================
+======================================
 
 A search of scikit-learn chooses the settings of a sampler or a generator inside a pipeline, and
 :func:`~skwgf.sample_pipeline` draws from the best one. What it draws is in the units of the table,

@@ -26,6 +26,15 @@ class Velocity(NamedTuple):
 
     energy : float
         The energy whose gradient flow this is, estimated from the same quantities.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.flows import Velocity
+    >>> x = torch.tensor([[1.0], [3.0]])
+    >>> toward_zero = Velocity(direction=-x, energy=0.5 * float(x.square().sum(1).mean()))
+    >>> toward_zero.energy
+    2.5
     """
 
     direction: Tensor
@@ -37,6 +46,16 @@ class VelocityField(Protocol):
 
     `side`, of shape (n, k) or None, is what travels with the points but does not move, such as
     their class labels.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.flows import Velocity, VelocityField
+    >>> def spring(x, side=None):
+    ...     return Velocity(-x, energy=0.5 * float(x.square().sum(1).mean()))
+    >>> field: VelocityField = spring
+    >>> field(torch.tensor([[2.0]])).direction
+    tensor([[-2.]])
     """
 
     def __call__(self, x: Tensor, side: Tensor | None = None) -> Velocity:
@@ -104,6 +123,16 @@ class ParticleCarrier:
 
     figures : callable, default=None
         Called after every step: further figures of it, for the history.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.flows import ParticleCarrier, Velocity
+    >>> def field(x, side=None):
+    ...     return Velocity(-x, energy=0.5 * float(x.square().sum(1).mean()))
+    >>> cloud = ParticleCarrier(torch.tensor([[1.0], [3.0]]), field, step_size=0.5)
+    >>> cloud.advance()["objective"], cloud.particles.flatten().tolist()
+    (2.5, [0.5, 1.5])
     """
 
     def __init__(
@@ -173,6 +202,23 @@ class NetworkCarrier:
 
     parts : tuple of Stateful, default=()
         What changes beside the network (the potential, say) and is put back with it.
+
+    Examples
+    --------
+    A network of one input is regressed on twice that input:
+
+    >>> import torch
+    >>> from skwgf.flows import NetworkCarrier, pair_update, run_flow
+    >>> from skwgf.nn import Regressor, mlp
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> def draw(n):
+    ...     z = torch.randn(n, 1, generator=generator)
+    ...     return z, 2 * z
+    >>> regressor = Regressor(mlp(1, 1, (16,), generator=generator))
+    >>> update = pair_update(draw, batch_size=64, n_inner=10)
+    >>> result = run_flow(NetworkCarrier(regressor, update, max_iter=30), max_iter=30)
+    >>> result.history["objective"][-1] < 0.01 * result.history["objective"][0]
+    True
     """
 
     def __init__(

@@ -21,7 +21,27 @@ Status = Literal["converged", "max_iter", "stopped", "interrupted", "non_finite"
 
 
 class Carrier(Protocol):
-    """What the loop needs of an object that carries a measure."""
+    """What the loop needs of an object that carries a measure.
+
+    Examples
+    --------
+    One point that halves its distance from zero, as a carrier of its own:
+
+    >>> from skwgf.flows import run_flow, small_step
+    >>> class Point:
+    ...     x = 8.0
+    ...     def advance(self):
+    ...         self.x /= 2
+    ...         return {"objective": self.x**2 / 2, "step": self.x}
+    ...     def is_finite(self):
+    ...         return abs(self.x) < float("inf")
+    ...     def state_dict(self):
+    ...         return {"x": self.x}
+    ...     def load_state_dict(self, state):
+    ...         self.x = state["x"]
+    >>> run_flow(Point(), max_iter=10, stop=small_step(1.0)).history["step"]
+    [4.0, 2.0, 1.0]
+    """
 
     def advance(self) -> Record:
         """Move the measure along one step; return at least its "objective" and "step"."""
@@ -70,6 +90,18 @@ class FlowResult:
 
     best_iter : int or None
         The step whose state the carrier was left in; None without validation.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.flows import ParticleCarrier, Velocity, run_flow
+    >>> def field(x, side=None):
+    ...     return Velocity(-x, energy=0.5 * float(x.square().sum(1).mean()))
+    >>> result = run_flow(ParticleCarrier(torch.ones(3, 2), field, step_size=0.5), max_iter=2)
+    >>> result.n_iter, result.status, result.converged
+    (2, 'max_iter', False)
+    >>> result.history["objective"]
+    [1.0, 0.25]
     """
 
     n_iter: int
@@ -88,6 +120,17 @@ def plateau(key: str, *, tol: float, patience: int) -> Callable[[History], bool]
 
     An improvement is a fall below the best value so far by more than `tol` times the absolute
     value of the first one. Entries that are not finite (steps without a figure) are skipped.
+
+    Parameters
+    ----------
+    key : str
+        A quantity of the history, smaller is better.
+
+    tol : float
+        Least improvement, as a share of the first value.
+
+    patience : int
+        Number of values without one.
 
     Examples
     --------
@@ -114,6 +157,17 @@ def settled(key: str, *, tol: float, after: int) -> Callable[[History], bool]:
     the best one before by more than `tol` times the absolute value of the first. Entries that are
     not finite are skipped; fewer than eight values never count as settled.
 
+    Parameters
+    ----------
+    key : str
+        A quantity of the history, smaller is better.
+
+    tol : float
+        Largest improvement in the last quarter, as a share of the first value.
+
+    after : int
+        Number of steps before the rule is asked.
+
     Examples
     --------
     >>> from skwgf.flows import settled
@@ -138,6 +192,11 @@ def settled(key: str, *, tol: float, after: int) -> Callable[[History], bool]:
 
 def small_step(tol: float) -> Callable[[History], bool]:
     """Return a stopping rule: the last step's size is at most `tol`.
+
+    Parameters
+    ----------
+    tol : float
+        Largest step that counts as small, in the unit of the points.
 
     Examples
     --------

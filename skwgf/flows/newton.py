@@ -83,6 +83,17 @@ class NewtonDirection(NamedTuple):
 
     error : float
         Estimated relative error of the direction; 0 with "eigh".
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.flows import wsfn_direction
+    >>> from skwgf.functionals import PotentialEnergy
+    >>> start = torch.tensor([[0.1], [2.0]], dtype=torch.float64)
+    >>> saddle = PotentialEnergy(lambda x: (x[:, 0] ** 2 - 1) ** 2).fit(start.numpy())
+    >>> step = wsfn_direction(saddle, start, beta=1e-8, solver="eigh")
+    >>> step.smallest_ritz < 0, (step.direction[:, 0] < 0).tolist()  # the first leaves the top at 0
+    (True, [True, False])
     """
 
     direction: Tensor
@@ -126,6 +137,17 @@ class MinimizeResult:
 
     n_products : int
         Number of Hessian products in all.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.flows import minimize
+    >>> from skwgf.functionals import PotentialEnergy
+    >>> start = torch.tensor([[0.5], [1.5]], dtype=torch.float64)
+    >>> bowl = PotentialEnergy(lambda x: x[:, 0].cosh()).fit(start.numpy())
+    >>> result = minimize(bowl, start)
+    >>> result.converged, round(result.value, 6), round(result.hessian_min_eig, 6)
+    (True, 1.0, 1.0)
     """
 
     particles: Tensor

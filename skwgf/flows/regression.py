@@ -166,6 +166,18 @@ def pair_update(
         For :class:`~skwgf.flows.NetworkCarrier`. Its records hold the energy
         :math:`\tfrac12 \mathbb{E} |T(z) - G(z)|^2` ("objective") and the rms distance that is
         left ("step"), on the last pairs of the iteration.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.flows import pair_update
+    >>> from skwgf.nn import Regressor, mlp
+    >>> z = torch.linspace(-1, 1, 50)[:, None]
+    >>> update = pair_update(lambda n: (z[:n], z[:n] + 1), batch_size=50, n_inner=20)
+    >>> regressor = Regressor(mlp(1, 1, (16,), generator=torch.Generator().manual_seed(0)))
+    >>> steps = [update(regressor, progress)["step"] for progress in (0.2, 0.4, 0.6, 0.8)]
+    >>> steps[-1] < 0.2 * steps[0]
+    True
     """
 
     def update(regressor: Regressor, progress: float) -> dict[str, float]:

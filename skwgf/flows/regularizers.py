@@ -37,7 +37,29 @@ EXPONENT_RANGE = (1.1, 6.0)
 
 
 class Regularizer(Protocol):
-    """A convex cost of a velocity: rows of shape (n, d) in; rows, or sums of shape (n,), out."""
+    """A convex cost of a velocity: rows of shape (n, d) in; rows, or sums of shape (n,), out.
+
+    Examples
+    --------
+    A cost of your own, :math:`g(f) = |f|^2`, whose flow is half as fast as that of
+    :class:`LpCost`:
+
+    >>> import torch
+    >>> from skwgf.flows.regularizers import LpCost, Regularizer
+    >>> class Twice:
+    ...     def value(self, f):
+    ...         return f.square().sum(1)
+    ...     def gradient(self, f):
+    ...         return 2 * f
+    ...     def conjugate(self, r):
+    ...         return r.square().sum(1) / 4
+    ...     def conjugate_gradient(self, r):
+    ...         return r / 2
+    >>> cost: Regularizer = Twice()
+    >>> r = torch.tensor([[2.0, -4.0]])
+    >>> cost.conjugate_gradient(r), LpCost(2.0).conjugate_gradient(r)
+    (tensor([[ 1., -2.]]), tensor([[ 2., -4.]]))
+    """
 
     def value(self, f: Tensor) -> Tensor:
         """Return g(f), of shape (n,)."""

@@ -68,6 +68,26 @@ def tracked_velocity(transport: SemidiscreteTransport) -> VelocityField:
     transport : SemidiscreteTransport
         The map; its potential must have been solved for at the start of the flow. Hand its
         `shrink` to the carrier as `on_step`, so that the potential keeps pace with large steps.
+
+    Returns
+    -------
+    VelocityField
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.flows import ParticleCarrier, run_flow, tracked_velocity
+    >>> from skwgf.transport import SemidiscreteTransport
+    >>> x = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
+    >>> transport = SemidiscreteTransport(x + 5)
+    >>> _ = transport.solve(x)
+    >>> field = tracked_velocity(transport)
+    >>> cloud = ParticleCarrier(
+    ...     x, field, step_size=0.5, on_step=transport.shrink, parts=(transport,)
+    ... )
+    >>> _ = run_flow(cloud, max_iter=20)
+    >>> bool((cloud.particles - x - 5).abs().max() < 0.05)
+    True
     """
     velocity = transport_velocity(transport)
 
@@ -101,6 +121,30 @@ def debiased_velocity(
 
     reg : float
         Regularisation of the plans, as in `transport`.
+
+    Returns
+    -------
+    VelocityField
+        Its energy is half the mean squared distance from x to its images.
+
+    Examples
+    --------
+    Where the law is that of the target the mean velocity vanishes:
+
+    >>> import torch
+    >>> from skwgf.flows import debiased_velocity
+    >>> from skwgf.transport import MinibatchTransport
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> y = torch.randn(4000, 1, generator=generator)
+    >>> field = debiased_velocity(
+    ...     MinibatchTransport(y, generator=generator),
+    ...     lambda n: (torch.randn(n, 1, generator=generator), None),
+    ...     batch_size=lambda n: n,
+    ...     reg=0.0,
+    ... )
+    >>> x = torch.randn(1000, 1, generator=generator)
+    >>> bool(field(x).direction.mean().abs() < 4 * (2 / 1000) ** 0.5)
+    True
     """
 
     def field(x: Tensor, side: Tensor | None = None) -> Velocity:

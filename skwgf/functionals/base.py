@@ -50,6 +50,17 @@ class Expansion(NamedTuple):
     hessian : callable
         Applies the Wasserstein Hessian, n times that of the value, to k vector fields at once:
         from (k, n, d) to (k, n, d).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.functionals import PotentialEnergy
+    >>> z = torch.tensor([[1.0], [3.0]], dtype=torch.float64)
+    >>> near = PotentialEnergy(lambda x: x[:, 0] ** 2).fit(z.numpy()).expand(z)
+    >>> float(near.value), near.gradient.flatten().tolist()
+    (5.0, [2.0, 6.0])
+    >>> near.hessian(torch.ones(1, 2, 1, dtype=torch.float64)).flatten().tolist()
+    [2.0, 2.0]
     """
 
     value: Tensor
@@ -81,6 +92,17 @@ class Functional(BaseEstimator, ABC):
     -----
     A subclass writes the property `learns_from_data`, `fit`, which calls `_settle`, `_value`,
     `_expand` (:func:`expand_by_autograd` serves those without a closed form) and `draw_start`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.functionals import MMD, Functional, PotentialEnergy
+    >>> X = [[0.0], [1.0], [2.0]]
+    >>> energy = MMD() + 0.5 * PotentialEnergy(lambda x: x[:, 0] ** 2)
+    >>> isinstance(energy, Functional), energy.learns_from_data
+    (True, True)
+    >>> bool(energy.fit(X).value(torch.tensor(X, dtype=torch.float64)) > 0.8)
+    True
     """
 
     n_dim_: int

@@ -42,6 +42,15 @@ class SteinField(NamedTuple):
         :math:`\frac1n \sum_j k_\pi(x_i, x_j)`. Its mean is the squared kernel Stein discrepancy
         as a V-statistic (a particle's pair with itself counts), which is not negative but for
         rounding. NaN for kernels without :attr:`Kernel.has_discrepancy`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.kernels import Gaussian
+    >>> x = torch.tensor([[1.0], [2.0], [3.0]], dtype=torch.float64)
+    >>> field = Gaussian(1.0).stein(x, scores=-x)  # the target is N(0, 1)
+    >>> bool((field.velocity < 0).all()), bool(field.discrepancy.mean() > 0)
+    (True, True)
     """
 
     velocity: Tensor
@@ -53,6 +62,18 @@ class Kernel(BaseEstimator, ABC):
 
     Parameters given as rules, such as a bandwidth "median", become numbers in :meth:`resolve`;
     all other methods want numbers. Kernels add with ``+`` and are scaled with ``*``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.kernels import Gaussian, Kernel, Linear
+    >>> kernel = 0.5 * Gaussian("median") + Linear()
+    >>> isinstance(kernel, Kernel), kernel.has_discrepancy
+    (True, True)
+    >>> x = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+    >>> resolved = kernel.resolve(x)  # the bandwidth is a number now
+    >>> resolved.gram(x, x).shape
+    torch.Size([2, 2])
     """
 
     @property

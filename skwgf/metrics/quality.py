@@ -30,6 +30,13 @@ class ModeCoverage:
         falling order. One is right, below is too narrow. NaN for a mode of fewer than two rows.
     trace_ratios : array of shape (k,)
         Their mean over the d directions.
+
+    Examples
+    --------
+    >>> from skwgf.metrics import mode_coverage
+    >>> coverage = mode_coverage([[0.0], [0.1], [4.0], [9.0]], centers=[[0.0], [4.0]], scale=0.1)
+    >>> coverage.mass, coverage.off_mode
+    (array([0.5 , 0.25]), 0.25)
     """
 
     mass: NDArray[np.float64]

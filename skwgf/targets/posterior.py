@@ -17,6 +17,16 @@ class NormalPredictive(NamedTuple):
     ----------
     mean, sd : Tensor of shape (n, rows)
         Mean and standard deviation of the noise, in the units of y.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from skwgf.targets import LinearRegressionPosterior
+    >>> model = LinearRegressionPosterior().fit(np.array([[0.0], [1.0], [2.0]]), [0.0, 1.0, 3.0])
+    >>> z = torch.zeros(4, model.n_dim_, dtype=torch.float64)  # four particles
+    >>> law = model.predictive(z, torch.zeros(5, 1, dtype=torch.float64))
+    >>> law.mean.shape, law.sd.shape
+    (torch.Size([4, 5]), torch.Size([4, 5]))
     """
 
     mean: Tensor
@@ -30,6 +40,15 @@ class ClassPredictive(NamedTuple):
     ----------
     probability : Tensor of shape (n, rows, classes)
         Probability of each class.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from skwgf.targets import LogisticRegressionPosterior
+    >>> model = LogisticRegressionPosterior().fit(np.array([[0.0], [1.0]]), [0, 1])
+    >>> z = torch.zeros(3, model.n_dim_, dtype=torch.float64)  # three particles
+    >>> model.predictive(z, torch.zeros(5, 1, dtype=torch.float64)).probability.shape
+    torch.Size([3, 5, 2])
     """
 
     probability: Tensor
@@ -39,7 +58,20 @@ Predictive = NormalPredictive | ClassPredictive
 
 
 class Posterior(Protocol):
-    """What Bayesian models have besides the methods of a target."""
+    """What Bayesian models have besides the methods of a target.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from skwgf.targets import LogisticRegressionPosterior
+    >>> X, y = np.array([[0.0], [1.0], [2.0]]), ["a", "b", "b"]
+    >>> model = LogisticRegressionPosterior().fit(X, y)
+    >>> model.estimator_type, model.encode(y)
+    ('classifier', tensor([0, 1, 1]))
+    >>> z = torch.zeros(1, model.n_dim_, dtype=torch.float64)
+    >>> model.log_likelihood(z, torch.tensor(X), model.encode(y)).exp()
+    tensor([[0.5000, 0.5000, 0.5000]], dtype=torch.float64)
+    """
 
     @property
     def estimator_type(self) -> Literal["regressor", "classifier"]:
