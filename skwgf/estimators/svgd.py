@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from sklearn.base import _fit_context
+from sklearn.base import _fit_context, clone
 from sklearn.callback import with_callbacks
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
@@ -127,6 +127,9 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
     target_ : Target
         The fitted copy of the target.
 
+    kernel_ : Kernel, RieszKernel or None
+        A copy of the kernel, None for the default flow.
+
     classes_ : ndarray of shape (n_classes,)
         The labels, with a classification model.
 
@@ -207,6 +210,8 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
     (3, 2)
     """
 
+    kernel_: Kernel | RieszKernel | None
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseFlow._parameter_constraints,
         "target": [HasMethods(["fit", "grad_log_prob"]), callable, None],
@@ -280,11 +285,12 @@ class SVGDSampler(PredictionMixin, SamplerMixin, BaseFlow):
         problem = self._pose(X, y)
         periodic = self._check_kernel(problem.target)
         warn_of_one_particle(len(problem.z) // self.n_restarts, type(self).__name__)
+        self.kernel_ = None if self.kernel is None else clone(self.kernel)
         flow = stein_flow(
             problem.score_fn,
             problem.target,
             problem.z,
-            kernel=self.kernel,
+            kernel=self.kernel_,
             optimizer=self.optimizer,
             step_size=self.step_size,
             tol=self.tol,

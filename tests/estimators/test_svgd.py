@@ -76,6 +76,8 @@ def test_every_kernel_and_optimizer_samples_the_plane(kernel, optimizer):
     particles = sampler.fit(0.5 * cloud(80) + 1).particles_
     assert np.abs(particles.mean(0)).max() < 0.15
     assert np.abs(particles.var(0) - 1).max() < 0.3
+    assert sampler.kernel_ is not kernel
+    assert sampler.kernel_.get_params() == kernel.get_params()
 
 
 class TestModels:
