@@ -18,10 +18,13 @@ def source_rows(sample_domain: Any, n: int) -> NDArray[np.bool_]:
             f"sample_domain must hold one number for each of the {n} rows of X, got the shape "
             f"{domain.shape}."
         )
+    if domain.dtype == object:
+        domain = np.asarray(domain.tolist())
     if domain.dtype.kind not in "iuf" or (domain.dtype.kind == "f" and np.isnan(domain).any()):
         raise ValueError(
             "sample_domain must hold numbers, those of source rows >= 0 (such as 1) and those of "
-            f"target rows < 0 (such as -1), got {domain[:5].tolist()} ..."
+            f"target rows < 0 (such as -1), got {domain[:5].tolist()} ... Of a mask of the source "
+            "pass np.where(mask, 1, -1)."
         )
     source: NDArray[np.bool_] = domain >= 0
     return source

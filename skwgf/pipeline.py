@@ -80,17 +80,17 @@ def sample_pipeline(
     TypeError
         If the last step has no method `sample`.
     ValueError
-        If a step cannot be undone, or the draws are coefficients and the steps are not affine, or
-        the draws are neither rows nor coefficients of a linear model.
+        If there are no steps, or a step cannot be undone, or the draws are coefficients and the
+        steps are not affine, or the draws are neither rows nor coefficients of a linear model.
 
     Notes
     -----
     Steps that are "passthrough" or None are passed over, and so are
     :class:`~sklearn.impute.SimpleImputer` and :class:`~sklearn.impute.KNNImputer`: draws have no
     missing values. A step that reduces the dimension, such as PCA, is undone as far as it can be:
-    rows lie in its subspace. Coefficients do not need inverses, so that a ColumnTransformer or a
-    selection of columns is welcome in front of a linear model. The map is found from its values at
-    zero and along the axes, and checked at further rows.
+    rows lie in its subspace. Coefficients do not need inverses, so that a ColumnTransformer of
+    numeric columns or a selection of columns is welcome in front of a linear model. The map is
+    found from its values at zero and along the axes, and checked at further rows.
 
     Examples
     --------
@@ -110,7 +110,13 @@ def sample_pipeline(
     >>> sample_pipeline(model, 200, random_state=0)[:, :2].mean(0).round(1)
     array([ 3. , -0.1])
     """
-    *steps, (name, sampler) = _flatten("", pipeline)
+    steps = list(_flatten("", pipeline))
+    if not steps:
+        raise ValueError(
+            "sample_pipeline draws from the last step of a pipeline, but this one has no steps. "
+            "Put a generator or a sampler of skwgf there."
+        )
+    name, sampler = steps.pop()
     if not hasattr(sampler, "sample"):
         what = f"the last step, {name!r}," if name else "the object"
         raise TypeError(
@@ -298,9 +304,9 @@ def _push(rows: NDArray[np.float64], steps: list[Step]) -> NDArray[np.float64]:
         with np.errstate(all="ignore"):
             for _, step in steps:
                 images = step.transform(images)
-    except ValueError as error:  # infinity on the way, an unknown category
+        images = np.asarray(images, dtype=np.float64)
+    except Exception as error:  # infinity on the way, an unknown category, numbers for names
         raise _not_affine(steps) from error
-    images = np.asarray(images, dtype=np.float64)
     if not np.isfinite(images).all():
         raise _not_affine(steps)
     return images

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import sklearn
-from sklearn.base import BaseEstimator, ClassifierMixin
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.metrics import accuracy_score, mean_absolute_error
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -13,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
-from skwgf import SourceOnly
+from skwgf import DomainAdapter, SourceOnly
 from skwgf.metrics import CircularScorer, EntropyScorer, ImportanceWeightedScorer
 
 RNG = np.random.default_rng(0)
@@ -65,6 +66,51 @@ def test_importance_weights_give_the_score_on_the_target():
     truth = model.score(far[~SOURCE], (far[~SOURCE, 0] > 0.5).astype(int))
     assert truth - on_source > 0.05
     assert abs(found - truth) < abs(on_source - truth) / 2
+
+
+class Means(TransformerMixin, BaseEstimator):
+    """The flow that moves the mean of the source to that of the target."""
+
+    def fit(self, X, y=None, *, X_source):
+        self.offset_ = X.mean(0) - X_source.mean(0)
+        return self
+
+    def transform(self, X):
+        return X + self.offset_
+
+
+def test_a_pipeline_is_told_its_domains():
+    # Bug caught: rows compared, or predicted, where they were before the adapter moved them.
+    rng = np.random.default_rng(0)
+    y, domain = np.tile([0, 1], 200), np.repeat([1, -1], 200)
+    rows = rng.normal(size=(400, 2)) + 6.0 * y[:, None] + 9.0 * (domain < 0)[:, None]
+    model = make_pipeline(DomainAdapter(Means()), SourceOnly(LogisticRegression()))
+    seen = {}
+
+    def keep(truth, answer, sample_weight):
+        seen.update(hits=(truth == answer).mean(), weight=sample_weight)
+        return 0.0
+
+    with sklearn.config_context(enable_metadata_routing=True):
+        model.fit(rows, y, sample_domain=domain)
+        ImportanceWeightedScorer(keep)(model, rows, y, sample_domain=domain)
+        assert CircularScorer()(model, rows, y, sample_domain=domain) > 0.98
+    assert seen["hits"] > 0.98
+    weight = seen["weight"]
+    assert weight.sum() ** 2 / (weight**2).sum() > 0.9 * len(weight)  # moved rows overlap
+    for scorer in (ImportanceWeightedScorer(), CircularScorer()):  # no wrong figure in silence
+        with pytest.raises(ValueError, match="metadata routing"):
+            scorer(model, rows, y, sample_domain=domain)
+
+
+@every_scorer
+def test_a_pipeline_of_one_step_and_tensors(scorer):
+    model = make_pipeline(SourceOnly(LogisticRegression()))
+    rows = torch.tensor(X, requires_grad=True)
+    with sklearn.config_context(enable_metadata_routing=True):
+        model.fit(rows, torch.tensor(Y), sample_domain=torch.tensor(DOMAIN))
+        found = scorer(model, rows, torch.tensor(Y), sample_domain=torch.tensor(DOMAIN))
+        assert found == scorer(model[0], X, Y, sample_domain=DOMAIN)
 
 
 def test_weights_of_a_regressor_and_an_own_score():
@@ -169,3 +215,7 @@ def test_errors_say_what_is_missing(scorer):
         scorer(model, X, Y)
     with pytest.raises(ValueError, match="6000 source row"):
         scorer(model, X, Y, sample_domain=np.ones(2 * N))
+    if not isinstance(scorer, EntropyScorer):
+        for y in (None, Y[:-1]):
+            with pytest.raises(ValueError, match="y must hold a label for each of the 6000 rows"):
+                scorer(model, X, y, sample_domain=DOMAIN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -25,11 +26,14 @@ from sklearn.preprocessing import (
     MaxAbsScaler,
     MinMaxScaler,
     Normalizer,
+    OneHotEncoder,
+    OrdinalEncoder,
     PolynomialFeatures,
     PowerTransformer,
     QuantileTransformer,
     RobustScaler,
     StandardScaler,
+    TargetEncoder,
 )
 
 from skwgf import (
@@ -236,7 +240,7 @@ class TestCoefficients:
     @pytest.mark.parametrize("steps", AFFINE.values(), ids=AFFINE.keys())
     def test_regression_predicts_the_same(self, steps):
         # The theorem: x . (A w) + c + b . w = T(x) . w + c, to rounding. Bug caught: A transposed,
-        # the shift forgotten, slopes lost in the rounding of a large mean.
+        # the shift forgotten.
         target = LinearRegressionPosterior(prior_scale=3.0)
         sampler = SVGDSampler(target, n_particles=30, max_iter=3, random_state=0)
         pipeline = make_pipeline(*steps, sampler).fit(X, linear_data())
@@ -250,6 +254,18 @@ class TestCoefficients:
         assert np.array_equal(user[:, 5:], scaled[:, d + 1 :])  # the noise is in units of y
         assert user.shape[1] == 6
         assert np.allclose(found.mean(1), pipeline.predict(X), rtol=1e-6)
+
+    def test_a_mean_that_is_large_beside_the_spread(self):
+        # Bug caught: slopes from steps of length one, lost in the rounding of an image of size 1e8:
+        # predictions are wrong by .9. The limit is rounding, 1e8 times 1e-16, over the spread.
+        rows = RNG.normal(1e8, 1.0, size=(60, 2))
+        y = (rows - 1e8) @ [1.0, -2.0]
+        target = LinearRegressionPosterior(prior_scale=3.0)
+        sampler = SVGDSampler(target, n_particles=20, max_iter=3, random_state=0)
+        pipeline = make_pipeline(StandardScaler(), sampler).fit(rows, y)
+        user, scaled = sample_pipeline(pipeline, 20), pipeline[-1].particles_
+        expected = pipeline[0].transform(rows) @ scaled[:, :2].T + scaled[:, 2]
+        assert np.abs(rows @ user[:, :2].T + user[:, 2] - expected).max() < 1e-6
 
     def test_mixed_columns_are_put_in_their_places(self):
         pipeline = make_pipeline(
@@ -331,6 +347,35 @@ class TestCoefficients:
             with pytest.raises(ValueError, match=r"not an affine map.*pipeline\[-1\]"):
                 sample_pipeline(pipeline, 5)
 
+    def test_a_kink_far_from_the_data_is_found(self):
+        # Linear at all rows, at zero and along the axes. Bug caught: a check near the data alone,
+        # after which predictions for rows beyond the kink differ.
+        rows = RNG.normal(100.0, 1.0, size=(60, 2))
+        cap = FunctionTransformer(lambda X: np.minimum(X, 150.0))
+        sampler = SVGDSampler(LinearRegressionPosterior(), n_particles=20, max_iter=1)
+        pipeline = make_pipeline(cap, StandardScaler(), sampler).fit(rows, rows.sum(1))
+        with pytest.raises(ValueError, match="not an affine map"):
+            sample_pipeline(pipeline)
+
+    @pytest.mark.parametrize("encoder", [OneHotEncoder, OrdinalEncoder, TargetEncoder, "function"])
+    def test_columns_of_strings_are_refused(self, encoder):
+        # Numbers are pushed through the steps, which strings were meant for: TypeErrors of NumPy
+        # and AttributeErrors of lambdas do not say what is wrong.
+        frame = pd.DataFrame({"size": X[:, 0], "kind": np.array(["a", "b", "c"] * 20)})
+        if encoder == "function":
+            step = FunctionTransformer(
+                lambda X: X.assign(kind=X["kind"].map(lambda name: name.upper() == "A"))
+            )
+        else:
+            step = ColumnTransformer(
+                [("n", StandardScaler(), ["size"]), ("s", encoder(), ["kind"])]
+            )
+        sampler = SVGDSampler(LinearRegressionPosterior(), n_particles=20, max_iter=1)
+        pipeline = make_pipeline(step, StandardScaler(), sampler).fit(frame, linear_data())
+        with pytest.raises(ValueError, match="not an affine map") as caught:
+            sample_pipeline(pipeline)
+        assert caught.value.__cause__ is not None
+
     def test_width_unknown(self):
         class Shy(BaseEstimator):
             def fit(self, X, y=None):
@@ -361,6 +406,15 @@ class TestCoefficients:
             sample_pipeline(pipeline, 3)
         assert len(sample_pipeline(pipeline[-1], 3)) == 3  # with nothing to undo they are welcome
 
+    @pytest.mark.parametrize("name", ["target_", "functional_"])
+    def test_parameters_of_a_model_that_are_as_many_as_the_columns(self, name):
+        # Coefficients without an intercept have the shape of rows. Bug caught: a look at the shape
+        # alone, after which a scaler adds the means of the columns to coefficients.
+        pipeline = make_pipeline(StandardScaler(), Keeper()).fit(X)
+        setattr(pipeline[-1], name, SimpleNamespace(estimator_type="regressor"))
+        with pytest.raises(ValueError, match="parameters of a model"):
+            sample_pipeline(pipeline)
+
 
 class TestErrors:
     def test_not_fitted(self):
@@ -371,6 +425,11 @@ class TestErrors:
         ):
             with pytest.raises(NotFittedError):
                 sample_pipeline(model)
+
+    @pytest.mark.parametrize("pipeline", [Pipeline([]), Pipeline([("in", Pipeline([]))])])
+    def test_no_steps(self, pipeline):
+        with pytest.raises(ValueError, match="has no steps"):
+            sample_pipeline(pipeline)
 
     def test_search_without_refit(self):
         search = GridSearchCV(KernelDensity(), {"bandwidth": [1.0]}, refit=False).fit(X)

@@ -346,9 +346,10 @@ class TestBackends:
                 assert_same(figures(grid_search(case, n_jobs=-1)), alone[name])
 
     def test_a_pool_of_threads_takes_no_more_cores_than_it_has_workers(self):
-        # In a process of three threads a fit: fits of a pool compute with one each, all others
-        # with three, and nothing stays changed. Bug caught: n_jobs times as many threads as
-        # cores; torch.set_num_threads, which threads to come inherit.
+        # In a process of three threads: fits and scores of a pool compute with one each, all
+        # others with three, and nothing stays changed. Bug caught: n_jobs times as many threads
+        # as cores, in the fit or in the score; torch.set_num_threads, which threads to come
+        # inherit.
         script = """
 import json, threading, warnings
 import numpy as np, torch
@@ -380,7 +381,7 @@ def in_thread(work):
 
 def pool():
     with parallel_config(backend="threading", n_jobs=2):
-        cross_val_score(sampler, X, cv=2, scoring=lambda estimator, X, y=None: 0.0)
+        cross_val_score(sampler, X, cv=2)
 
 answer = {
     "alone": counts(lambda: sampler.fit(X)),

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array, column_or_1d
+from sklearn.utils._missing import is_pandas_na
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
@@ -53,18 +54,24 @@ def check_labels(y: Any, n: int, *, name: str, rows: str) -> NDArray[Any]:
         raise ValueError(
             f"{name} has {len(labels)} labels but {rows} has {n} rows. Pass one label a row."
         )
+    check_present(labels, name=name, rows=rows)
+    check_classification_targets(labels)
+    return labels
+
+
+def check_present(labels: NDArray[Any], *, name: str, rows: str) -> None:
+    """Raise where labels of the rows called `rows` are missing, infinite or of mixed kinds."""
+    entries = labels.tolist()
     # NaN alone differs from itself.
     if any(
-        label is None or label != label or label in (math.inf, -math.inf)
-        for label in labels.tolist()
+        label is None or is_pandas_na(label) or label != label or label in (math.inf, -math.inf)
+        for label in entries
     ):
         raise ValueError(
             f"{name} contains missing or infinite labels. Leave these rows of {rows} out."
         )
-    if len({isinstance(label, str) for label in labels.tolist()}) > 1:
+    if len({isinstance(label, str) for label in entries}) > 1:
         raise TypeError(f"{name} mixes strings with other labels. Use one kind for all rows.")
-    check_classification_targets(labels)
-    return labels
 
 
 def encode_labels(labels: NDArray[Any], classes: NDArray[Any], *, name: str) -> NDArray[np.int64]:

@@ -24,6 +24,7 @@ from skwgf._tensor import (
     tensor_to_array,
     to_numpy,
 )
+from skwgf._threads import one_thread_in_pools
 from skwgf._warnings import caller_level
 from skwgf.estimators._clouds import Minibatches
 from skwgf.estimators._particles import FLOW, START, ParticlesMixin
@@ -184,6 +185,7 @@ class SamplerMixin(ParticlesMixin):
                 "help, and so does a parametrisation with fewer ridges."
             )
 
+    @one_thread_in_pools
     def score(self, X: Any, y: Any = None) -> float:
         """Return how well the particles do; higher is better.
 

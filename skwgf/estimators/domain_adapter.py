@@ -28,7 +28,7 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validat
 from skwgf._domains import both_domains, source_rows
 from skwgf._tensor import make_generator, tensor_to_array, to_numpy, to_tensor
 from skwgf._warnings import caller_level
-from skwgf.estimators._inputs import check_labels
+from skwgf.estimators._inputs import check_present
 from skwgf.estimators.w2_flow import W2FlowGenerator
 from skwgf.persistence import SaveMixin
 from skwgf.transport import class_proportions
@@ -86,7 +86,8 @@ class DomainAdapter(
 
     class_weight_ : dict or None
         Weight of the source rows of each label in the law of the target, the ratio of its
-        proportions where `target_shift_` is set, else 1; None without class labels.
+        proportions where `target_shift_` is set, else 1; None without class labels. A pipeline
+        does not hand it on.
 
     n_features_in_ : int
         Number of columns of X.
@@ -178,7 +179,8 @@ class DomainAdapter(
 
         y : array-like of shape (n_samples,), default=None
             Labels; those of target rows are never read and may be anything. Values that are no
-            class labels are ignored.
+            class labels are ignored: fractions, and whole numbers of which most occur once. For
+            counts pass ``use_labels=False`` and ``target_shift="ignore"``.
 
         sample_domain : array-like of shape (n_samples,), default=None
             A number >= 0 for a source row, a number < 0 for a target row; several sources are
@@ -191,9 +193,11 @@ class DomainAdapter(
         X = self._validate(X, reset=True)
         context = self._init_callback_context(max_subtasks=1)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
-        self.flow_ = self.source_classes_ = None
-        self.source_proportions_ = self.target_proportions_ = self.class_weight_ = None
+        self.__dict__.pop("flow_", None)  # set last: no identity is left by a fit that failed
+        self.source_classes_ = self.source_proportions_ = None
+        self.target_proportions_ = self.class_weight_ = None
         self.target_shift_ = False
+        flow = None
         if sample_domain is None:
             warnings.warn(
                 "DomainAdapter was fitted without sample_domain: all rows count as target, and "
@@ -203,7 +207,8 @@ class DomainAdapter(
                 stacklevel=caller_level(),
             )
         else:
-            self._fit_flow(X, y, both_domains(sample_domain, len(X)), context)
+            flow = self._fit_flow(X, y, both_domains(sample_domain, len(X)), context)
+        self.flow_ = flow
         context.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
 
@@ -223,7 +228,7 @@ class DomainAdapter(
         ndarray of shape (n_samples, n_features)
             In the precision of X.
         """
-        check_is_fitted(self, "target_shift_")
+        check_is_fitted(self, "flow_")
         X = self._validate(X, reset=False)
         moved: NDArray[Any] = X.copy()
         if sample_domain is not None:
@@ -262,20 +267,25 @@ class DomainAdapter(
         )
         return array
 
-    def _fit_flow(self, X: NDArray[Any], y: Any, source: NDArray[np.bool_], context: Any) -> None:
-        """Fit the flow from the source rows to the target rows, and set the attributes."""
+    def _fit_flow(self, X: NDArray[Any], y: Any, source: NDArray[np.bool_], context: Any) -> Any:
+        """Return the flow from the source rows to the target rows, None where rows stay."""
         flow = W2FlowGenerator() if self.flow is None else clone(self.flow)
         if not has_fit_parameter(flow, "X_source"):
             raise TypeError(
                 f"{type(flow).__name__}.fit takes no X_source: it cannot learn a map from one "
                 "domain to another. Use W2FlowGenerator or SinkhornFlowGenerator."
             )
+        if getattr(flow, "conditional", False):
+            raise ValueError(
+                "A flow with conditional=True needs labels of the target rows, which are never "
+                "read. Set conditional=False."
+            )
         X_source, X_target = X[source], X[~source]
         labels, more = self._labels(y, source), {}
         if labels is not None:
             self._look_at_proportions(X_source, labels, X_target)
             if self.target_shift_ and self.target_shift == "reweight":
-                return
+                return None
             if self.use_labels and has_fit_parameter(flow, "y_source"):
                 more["y_source"] = labels
         step = context.subcontext(task_name="flow")
@@ -283,7 +293,7 @@ class DomainAdapter(
             step.call_on_fit_task_begin(estimator=self, X=X, y=y)
             flow.fit(X_target, X_source=X_source, **more)
             step.call_on_fit_task_end(estimator=self, X=X, y=y)
-        self.flow_ = flow
+        return flow
 
     def _labels(self, y: Any, source: NDArray[np.bool_]) -> NDArray[Any] | None:
         """Return the class labels of the source rows, None where there are none to use."""
@@ -295,16 +305,12 @@ class DomainAdapter(
                 f"y has {len(every)} entries but X has {len(source)} rows. Pass one for each row, "
                 "and anything for those of the target."
             )
+        check_present(every[source], name="y", rows="the source")
         known = np.asarray(every[source].tolist())
-        if known.dtype.kind == "f" and np.isnan(known).any():
-            raise ValueError(
-                "y contains missing labels of source rows. Leave these rows out, or give them a "
-                "negative sample_domain: they are target rows then."
-            )
-        if type_of_target(known) not in ("binary", "multiclass"):
+        n_classes = len(np.unique(known))
+        if type_of_target(known) not in ("binary", "multiclass") or 2 * n_classes > len(known):
             return None
-        labels = check_labels(known, len(known), name="y", rows="the source")
-        return labels if len(np.unique(labels)) > 1 else None
+        return known if n_classes > 1 else None
 
     def _look_at_proportions(
         self, X_source: NDArray[Any], labels: NDArray[Any], X_target: NDArray[Any]
@@ -316,11 +322,12 @@ class DomainAdapter(
         self.class_weight_ = dict.fromkeys(self.source_classes_.tolist(), 1.0)
         if self.target_shift == "ignore":
             return
-        scaler = StandardScaler().fit(np.concatenate([X_source, X_target]).astype(np.float64))
+        both = np.concatenate([X_source, X_target]).astype(np.float64)
+        rows = StandardScaler().fit_transform(both / max(float(np.abs(both).max()), 1e-300))
         found = class_proportions(
-            to_tensor(scaler.transform(X_source)),
+            to_tensor(rows[: len(codes)]),
             to_tensor(codes).long(),
-            to_tensor(scaler.transform(X_target)),
+            to_tensor(rows[len(codes) :]),
             n_classes=n_classes,
             generator=make_generator(0),
         )

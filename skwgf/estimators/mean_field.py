@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from skwgf._tensor import tensor_to_array, to_numpy
+from skwgf._threads import one_thread_in_pools
 from skwgf.estimators._mean_field import NeuronsFlow
 
 __all__ = ["MeanFieldClassifier", "MeanFieldRegressor"]
@@ -208,6 +209,7 @@ class MeanFieldRegressor(RegressorMixin, NeuronsFlow):
         outputs = to_numpy(self.functional_.outputs(self._cloud, self._rows(X)))
         return outputs[:, 0] if self.n_outputs_ == 1 else outputs
 
+    @one_thread_in_pools
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the coefficient of determination R^2 of the predictions.
 
@@ -453,6 +455,7 @@ class MeanFieldClassifier(ClassifierMixin, NeuronsFlow):
         check_is_fitted(self, "particles_")
         return to_numpy(_log_probability(self.functional_.outputs(self._cloud, self._rows(X))))
 
+    @one_thread_in_pools
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the share of rows whose label is predicted.
 

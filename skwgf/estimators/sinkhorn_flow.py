@@ -565,6 +565,7 @@ class SinkhornFlowGenerator(GeneratorMixin, BaseFlow):
         images: NDArray[Any] = self.fit(X, y, **fit_params).transform(X, y)
         return images
 
+    @one_thread_in_pools
     def score(self, X: Any, y: Any = None) -> float:
         r"""Return minus the debiased Sinkhorn divergence between X and as many draws.
 

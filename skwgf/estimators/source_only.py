@@ -16,6 +16,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skwgf._domains import source_rows
+from skwgf._tensor import tensor_to_array
 
 # What is handed to the predictor as it is.
 _METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "score")
@@ -114,6 +115,7 @@ class SourceOnly(MetaEstimatorMixin, CallbackSupportMixin, BaseEstimator):
         ValueError
             If no row is of the source, or `sample_domain` is not one number a row.
         """
+        X, y = tensor_to_array(X), tensor_to_array(y)
         context = self._init_callback_context(max_subtasks=1)
         context.call_on_fit_task_begin(estimator=self, X=X, y=y)
         if get_config()["enable_metadata_routing"]:
@@ -240,7 +242,7 @@ class SourceOnly(MetaEstimatorMixin, CallbackSupportMixin, BaseEstimator):
         check_is_fitted(self, "estimator_")
         if get_config()["enable_metadata_routing"]:
             params = process_routing(self, method, **params).estimator[method]
-        return getattr(self.estimator_, method)(*args, **params)
+        return getattr(self.estimator_, method)(*map(tensor_to_array, args), **params)
 
     @property
     def classes_(self) -> NDArray[Any]:

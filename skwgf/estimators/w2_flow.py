@@ -398,6 +398,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         X = self._validate(X, reset=False)
         return to_numpy(self._push(X), X.dtype)
 
+    @one_thread_in_pools
     def score(self, X: Any, y: Any = None) -> float:
         r"""Return minus the debiased Sinkhorn divergence between X and as many draws.
 

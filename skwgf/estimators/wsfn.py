@@ -366,6 +366,7 @@ class WSFNOptimizer(ParticlesMixin, BaseFlow):
         self._warn_of(carrier.verdict)
         return self
 
+    @one_thread_in_pools
     def score(self, X: Any, y: Any = None) -> float:
         """Return how well the particles do; higher is better.
 

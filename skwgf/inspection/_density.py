@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils import check_scalar
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from skwgf.inspection._common import COLORS, QUIET, add_legend, column_names, flow_of, new_axes
@@ -124,12 +126,12 @@ class DensityDisplay:
             and intervals.
 
         grid_resolution : int, default=100
-            Number of points on each axis.
+            Number of points on each axis, at least 2.
 
         bandwidth : float, default=None
-            Width h of the von Mises kernel on a torus, in turns, :math:`\kappa = (2 \pi h)^{-2}`.
-            None is half of Scott's rule in each column, since the particles of a flow are spread
-            more evenly than independent draws.
+            Width h > 0 of the von Mises kernel on a torus, in turns,
+            :math:`\kappa = (2 \pi h)^{-2}`. None is half of Scott's rule in each column, since the
+            particles of a flow are spread more evenly than independent draws.
 
         ax : matplotlib Axes, default=None
             Axes to draw on; None makes a new figure.
@@ -146,9 +148,13 @@ class DensityDisplay:
         TypeError
             If the estimator has no target with a log density.
         ValueError
-            If it has more than two columns, or columns that are tied to each other.
+            If it has more than two columns, or columns that are tied to each other; or a number is
+            out of its range.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
+        check_scalar(grid_resolution, "grid_resolution", Integral, min_val=2)
+        if bandwidth is not None:
+            check_scalar(bandwidth, "bandwidth", Real, min_val=0, include_boundaries="neither")
         flow = flow_of(estimator, f"{cls.__name__}.from_estimator")
         target = getattr(flow, "target_", None)
         if target is None:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils._optional_dependencies import check_matplotlib_support
+from sklearn.utils.validation import _get_feature_names
 
 from skwgf._tensor import draw_seed
 from skwgf.inspection._common import (
@@ -174,7 +175,8 @@ class FlowDisplay:
         TypeError
             If the estimator draws no samples.
         ValueError
-            If X has other columns than the samples, or y another length than X.
+            If X has other columns than the samples, or columns in another order than in fit; or y
+            another length than X.
 
         Examples
         --------
@@ -195,11 +197,13 @@ class FlowDisplay:
         labels = np.asarray(y) if conditional and y is not None else None
         samples, drawn = _draw(flow, X, labels, n_samples, random_state)
         d = samples.shape[1]
+        named = estimator if hasattr(estimator, "feature_names_in_") else flow
+        if X is not None:
+            _check_names(X, named)
         rows = None if X is None else check_rows(X, d, "X")
         if rows is not None and labels is not None and len(labels) != len(rows):
             raise ValueError(f"X has {len(rows)} rows, but y has {len(labels)} labels.")
         reference = samples if rows is None else rows
-        named = estimator if hasattr(estimator, "feature_names_in_") else flow
         project = fit_projection(reference, column_names(named, d), columns)
         display = cls(
             project(samples),
@@ -294,6 +298,13 @@ class FlowDisplay:
             style = {"histtype": "step", "color": color, "lw": 1.6}
             style["label"] = self.samples_label + name
             self.samples_ += ax.hist(rows[:, 0], **(common | style | kwargs))[2]
+
+
+def _check_names(X: Any, estimator: Any) -> None:
+    """Raise a ValueError where the columns of a frame are not those of the fit, in their order."""
+    names, given = getattr(estimator, "feature_names_in_", None), _get_feature_names(X)
+    if names is not None and given is not None and list(given) != list(names):
+        raise ValueError(f"X has the columns {list(given)}, but the fit saw {list(names)}.")
 
 
 def _draw(

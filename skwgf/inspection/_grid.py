@@ -35,7 +35,8 @@ def von_mises_density(
     n, d = particles.shape
     kernels = []
     for column, points in zip(particles.T, grid, strict=True):
-        kappa = (2 * np.pi * (bandwidth or _half_scott(column, d))) ** -2
+        width = _half_scott(column, d) if bandwidth is None else bandwidth
+        kappa = (2 * np.pi * width) ** -2
         cosines = np.cos(2 * np.pi * (points[:, None] - column))
         kernels.append(np.exp(kappa * (cosines - 1)) / i0e(kappa))
     density: NDArray[np.float64] = kernels[0].mean(axis=1) if d == 1 else kernels[0] @ kernels[1].T

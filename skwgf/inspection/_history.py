@@ -8,9 +8,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils._optional_dependencies import check_matplotlib_support
-from sklearn.utils.validation import check_is_fitted
 
-from skwgf.inspection._common import COLORS, add_legend, new_axes
+from skwgf.inspection._common import COLORS, add_legend, flow_of, new_axes
 
 # Values that span a smaller factor are drawn on a linear axis.
 _SPAN = 5.0
@@ -138,19 +137,19 @@ class HistoryDisplay:
         TypeError
             If the estimator keeps no such history.
         ValueError
-            If it has no such figures; those it has are named.
+            If it has no such figures, those it has are named; or it is an adapter that was fitted
+            to one domain and moves no row.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        check_is_fitted(estimator)
+        flow = flow_of(estimator, f"{cls.__name__}.from_estimator")
         if history not in _ATTRIBUTES:
             raise ValueError(f"history is one of {list(_ATTRIBUTES)}, got {history!r}.")
         attribute = _ATTRIBUTES[history]
-        flow = estimator if hasattr(estimator, attribute) else getattr(estimator, "flow_", None)
         figures = getattr(flow, attribute, None)
         if figures is None:
             raise TypeError(
                 f"{cls.__name__}.from_estimator takes a fitted estimator of skwgf, got "
-                f"{type(estimator).__name__}, which has no {attribute}."
+                f"{type(flow).__name__}, which has no {attribute}."
             )
         keys = (keys,) if isinstance(keys, str) else tuple(keys)
         wanted = set(keys) | ({"seconds"} if x == "seconds" else set())
@@ -189,7 +188,9 @@ class HistoryDisplay:
         self.lines_ = [self._curve(ax, name, values, kwargs) for name, values in self._curves()]
         self.floor_ = None
         if self.floor is not None:
-            self.floor_ = ax.axhline(self.floor, color="0.4", lw=1, ls="--", label="floor")
+            # One entry of the legend is enough for all floors: a label like "_floor" is left out.
+            label = "_floor" if any(map(_is_floor, ax.lines)) else "floor"
+            self.floor_ = ax.axhline(self.floor, color="0.4", lw=1, ls="--", label=label)
         if log is None:
             shown = np.concatenate([np.ravel(line.get_ydata()) for line in ax.lines])
             shown = shown[np.isfinite(shown)]
@@ -200,7 +201,7 @@ class HistoryDisplay:
 
             ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         ax.set_xlabel(self.x_label)
-        names = {line.get_label() for line in ax.lines} - {"floor"}
+        names = {line.get_label() for line in ax.lines if not _is_floor(line)}
         ax.set_ylabel(names.pop() if len(names) == 1 else "value")
         add_legend(ax)
         return self
@@ -212,9 +213,14 @@ class HistoryDisplay:
     def _curve(self, ax: Any, name: str, values: NDArray[Any], kwargs: dict[str, Any]) -> Any:
         """Draw a curve through the figures there are, with marks where they are few."""
         there = np.isfinite(values)
-        n_before = len([line for line in ax.lines if line.get_label() != "floor"])
+        n_before = sum(not _is_floor(line) for line in ax.lines)
         style: dict[str, Any] = {"color": COLORS[n_before % len(COLORS)], "lw": 1.5, "label": name}
         if there.sum() < 0.5 * len(values) or there.sum() < 8:
             style |= {"marker": "o", "ms": 3.5}
         (line,) = ax.plot(np.asarray(self.x)[there], values[there], **(style | kwargs))
         return line
+
+
+def _is_floor(line: Any) -> bool:
+    """Tell whether a line is a floor, with an entry in the legend or without."""
+    return line.get_label() in ("floor", "_floor")

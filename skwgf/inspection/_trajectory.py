@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
+from sklearn.utils import check_scalar
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from skwgf._tensor import draw_seed
@@ -141,11 +143,11 @@ class TrajectoryDisplay:
             What to fit to.
 
         n_paths : int, default=50
-            Number of paths at most, of particles picked at random; for a generator of source rows,
-            or of points of its reference.
+            Number of paths at most, 1 or more, of particles picked at random; for a generator of
+            source rows, or of points of its reference.
 
         n_steps : int, default=100
-            Number of steps kept at most, evenly spaced, beside the start.
+            Number of steps kept at most, 1 or more, evenly spaced, beside the start.
 
         columns : sequence of one or two int or str, default=None
             Columns to show, by position or by name. None shows up to two columns as they are, more
@@ -169,8 +171,12 @@ class TrajectoryDisplay:
         ------
         TypeError
             If the estimator has no flow whose steps could be followed.
+        ValueError
+            If `n_paths` or `n_steps` is less than 1.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
+        for key, number in (("n_paths", n_paths), ("n_steps", n_steps)):
+            check_scalar(number, key, Integral, min_val=1)
         if not (hasattr(estimator, "sample") and hasattr(estimator, "set_callbacks")):
             raise TypeError(
                 f"{cls.__name__}.from_estimator takes an estimator of skwgf with particles or a "

@@ -125,8 +125,8 @@ class ImportanceWeightedScorer(_DomainScorer):
             Higher is better.
         """
         rows = _Rows(X, y, sample_domain, type(self).__name__)
-        space = _ask(estimator[:-1], "transform", rows) if isinstance(estimator, Pipeline) else X
-        space = np.asarray(tensor_to_array(space))
+        front = estimator[:-1] if isinstance(estimator, Pipeline) and len(estimator) > 1 else None
+        space = np.asarray(rows.X if front is None else _ask(front, "transform", rows))
         model = self.domain_classifier
         if model is None:
             model = make_pipeline(StandardScaler(), LogisticRegression())
@@ -288,9 +288,9 @@ class CircularScorer(_DomainScorer):
         labels[~back.source] = found[0]  # any: they are of what is the target now
         again = clone(estimator)
         if back.taken(estimator, "fit"):
-            again.fit(X, labels, sample_domain=back.domain)
+            again.fit(back.X, labels, sample_domain=back.domain)
         else:
-            again.fit(_safe_indexing(X, np.flatnonzero(back.source)), found)
+            again.fit(_safe_indexing(back.X, np.flatnonzero(back.source)), found)
         return float(score_func(truth, _ask(again, "predict", back, ~back.source)))
 
 
@@ -303,20 +303,32 @@ class _Rows:
                 f"{name} needs sample_domain. In a search switch metadata routing on, "
                 "sklearn.set_config(enable_metadata_routing=True), and pass sample_domain to fit."
             )
-        self.X, self._y = X, y
+        self.X, self._y = tensor_to_array(X), tensor_to_array(y)
         self.domain = np.asarray(tensor_to_array(sample_domain))
-        self.source = both_domains(self.domain, _num_samples(X))
+        self.source = both_domains(self.domain, _num_samples(self.X))
 
     def labels(self) -> NDArray[Any]:
         """Return the labels of the source rows; the others are not touched."""
+        n = len(self.source)
+        if self._y is None or _num_samples(self._y) != n:
+            found = "none" if self._y is None else str(_num_samples(self._y))
+            raise ValueError(
+                f"y must hold a label for each of the {n} rows of X, and anything for those of the "
+                f"target, got {found}."
+            )
         return np.asarray(_safe_indexing(self._y, np.flatnonzero(self.source)))
 
     def taken(self, estimator: Any, method: str) -> dict[str, Any]:
         """Return which of `sample_domain` and skada's `allow_source` a method reads."""
         offered = {"sample_domain": self.domain, "allow_source": True}
-        if not get_config()["enable_metadata_routing"]:
-            return {}
         read = get_routing_for_object(estimator).consumes(method=method, params=offered)
+        routing = get_config()["enable_metadata_routing"]
+        if read and isinstance(estimator, Pipeline) and not routing:
+            raise ValueError(
+                f"The {method} of the pipeline reads {', '.join(sorted(read))}, which only "
+                "metadata routing hands on. Switch it on: "
+                "sklearn.set_config(enable_metadata_routing=True)."
+            )
         return {name: offered[name] for name in read}
 
 

@@ -124,7 +124,7 @@ def class_proportions(
     n_resamples : int, default=200
         Number of resamples, at least 100: fewer have no p-value below 0.01.
     max_rows : int, default=2000
-        Of more rows than these, in either cloud, a random choice is taken.
+        Of more rows than these, in either cloud, a random choice is taken. At least 2.
 
     Returns
     -------
@@ -135,7 +135,7 @@ def class_proportions(
     ------
     ValueError
         If the clouds do not fit together, `codes` are not classes of the rows of `x`, or there
-        are too few resamples.
+        are too few resamples or rows.
 
     Notes
     -----
@@ -164,7 +164,7 @@ def class_proportions(
     tensor([0.2500, 0.7500])
     """
     check_clouds(x, y)
-    _check(codes, x, n_classes, n_resamples)
+    _check(codes, x, n_classes, n_resamples, max_rows)
     rows, target_rows = (_choice(cloud, max_rows, generator) for cloud in (x, y))
     codes = codes.to(x.device)[rows].long()
     present = codes.bincount().nonzero()[:, 0]
@@ -312,8 +312,8 @@ def _choice(cloud: Tensor, most: int, generator: torch.Generator) -> Tensor:
     return chosen.to(cloud.device)
 
 
-def _check(codes: Tensor, x: Tensor, n_classes: int, n_resamples: int) -> None:
-    """Raise a ValueError unless `codes` are classes of the rows of `x`."""
+def _check(codes: Tensor, x: Tensor, n_classes: int, n_resamples: int, max_rows: int) -> None:
+    """Raise a ValueError unless `codes` are classes of rows of `x` and numbers suffice."""
     if codes.shape != (len(x),) or codes.dtype.is_floating_point:
         raise ValueError(
             f"codes must hold one integer for each of the {len(x)} rows of x, got shape "
@@ -326,3 +326,5 @@ def _check(codes: Tensor, x: Tensor, n_classes: int, n_resamples: int) -> None:
         )
     if n_resamples < 100:
         raise ValueError(f"n_resamples must be at least 100, got {n_resamples}.")
+    if max_rows < 2:
+        raise ValueError(f"max_rows must be at least 2, got {max_rows}.")

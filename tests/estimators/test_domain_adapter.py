@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
@@ -47,6 +47,17 @@ HIDDEN = np.where(SOURCE, Y, "unknown")
 
 def small(**params):
     return W2FlowGenerator(max_iter=40, hidden_layer_sizes=(32, 32), random_state=0, **params)
+
+
+class Means(TransformerMixin, BaseEstimator):
+    """The flow that moves the mean of the source to that of the target."""
+
+    def fit(self, X, y=None, *, X_source):
+        self.offset_ = X.mean(0) - X_source.mean(0)
+        return self
+
+    def transform(self, X):
+        return X + self.offset_
 
 
 def quiet(adapter, *args, **kwargs):
@@ -153,14 +164,6 @@ def test_a_sinkhorn_flow_and_an_own_one():
     assert model.score(X[~SOURCE], Y[~SOURCE]) > 0.9
     assert not hasattr(flow, "network_")
 
-    class Means(sklearn.base.TransformerMixin, sklearn.base.BaseEstimator):
-        def fit(self, X, y=None, *, X_source):
-            self.offset_ = X.mean(0) - X_source.mean(0)
-            return self
-
-        def transform(self, X):
-            return X + self.offset_
-
     moved = DomainAdapter(Means()).fit_transform(X, HIDDEN, sample_domain=DOMAIN)
     np.testing.assert_allclose(moved[SOURCE].mean(0), X[~SOURCE].mean(0), atol=1e-12)
 
@@ -186,7 +189,42 @@ def test_frames_and_precision(adapter):
     assert not isinstance(adapter.transform(X), pd.DataFrame)
 
 
+def test_numbers_that_are_no_classes(adapter):
+    # Bug caught: whole numbers taken for hundreds of classes, which takes minutes.
+    counts = np.random.default_rng(0).permutation(len(X))
+    found = quiet(DomainAdapter(small()), X, counts, sample_domain=DOMAIN)
+    assert found.source_classes_ is None
+
+
+def test_a_fit_that_fails_leaves_no_identity_behind():
+    adapter = quiet(DomainAdapter(Means()), X, HIDDEN, sample_domain=DOMAIN)
+    with pytest.raises(ValueError, match="two of each"):
+        adapter.fit(X, HIDDEN, sample_domain=np.ones(len(X)))
+    with pytest.raises(NotFittedError):
+        adapter.transform(X, sample_domain=DOMAIN)
+
+
+def first_source_label(label):
+    """Return the labels with that of a source row replaced."""
+    labels = HIDDEN.astype(object)
+    labels[np.flatnonzero(SOURCE)[0]] = label
+    return labels
+
+
 BAD_INPUT = {
+    **{
+        f"{label!r} for a label": (
+            {"y": first_source_label(label), "sample_domain": DOMAIN},
+            ValueError,
+            "missing or infinite labels",
+        )
+        for label in (None, np.nan, pd.NA)
+    },
+    "a number among names": (
+        {"y": first_source_label(1), "sample_domain": DOMAIN},
+        TypeError,
+        "mixes strings",
+    ),
     "one row short": ({"sample_domain": DOMAIN[:-1]}, ValueError, "one number for each of the 300"),
     "names": ({"sample_domain": ["a"] * 300}, ValueError, "source rows >= 0"),
     "nan": ({"sample_domain": np.full(300, np.nan)}, ValueError, "source rows >= 0"),
@@ -196,7 +234,7 @@ BAD_INPUT = {
     "missing label": (
         {"y": np.where(SOURCE, np.nan, 0.0), "sample_domain": DOMAIN},
         ValueError,
-        "missing|NaN",
+        "missing or infinite labels",
     ),
 }
 
@@ -211,6 +249,8 @@ def test_bad_input(case):
 def test_bad_parameters():
     with pytest.raises(TypeError, match=r"StandardScaler\.fit takes no X_source"):
         DomainAdapter(StandardScaler()).fit(X, sample_domain=DOMAIN)
+    with pytest.raises(ValueError, match="Set conditional=False"):
+        DomainAdapter(SinkhornFlowGenerator(conditional=True)).fit(X, Y, sample_domain=DOMAIN)
     with pytest.raises(ValueError, match="flow"):
         DomainAdapter("w2").fit(X, sample_domain=DOMAIN)
     with pytest.raises(NotFittedError):
@@ -256,6 +296,20 @@ def test_target_shift_is_seen_and_mended():
     # A map of all rows to all rows turns four fifths of one class into the other.
     assert accuracy["warn"] == accuracy["ignore"] < 0.8
     assert accuracy["reweight"] > 0.98
+
+
+def test_weights_with_unequal_shares_and_huge_values():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 0, 1], [240, 60, 30, 270])
+    rows = 1e200 * (rng.normal(size=(600, 2)) + 5 * labels[:, None])
+    adapter = DomainAdapter(target_shift="reweight")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adapter.fit(rows, labels, sample_domain=np.repeat([1, -1], 300))
+    assert adapter.target_shift_
+    shares = zip(adapter.target_proportions_, [0.8, 0.2], strict=True)
+    assert list(adapter.class_weight_.values()) == pytest.approx([a / b for a, b in shares])
+    assert adapter.target_proportions_[0] == pytest.approx(0.1, abs=0.035)
 
 
 def test_weights_are_those_of_the_target():

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sklearn
+import torch
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
 from sklearn.linear_model import LinearRegression, LogisticRegression
@@ -78,6 +79,23 @@ def test_metadata_are_routed_on_request():
         np.testing.assert_array_equal(pipeline.predict_proba(X), peer.predict_proba(Z))
 
 
+def test_metadata_of_the_score():
+    y = X[:, 0] ** 2
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = SourceOnly(LinearRegression().set_score_request(sample_weight=True))
+        found = model.fit(X, y, sample_domain=DOMAIN).score(X, y, sample_weight=WEIGHTS)
+    peer = LinearRegression().fit(X[SOURCE], y[SOURCE])
+    assert found == peer.score(X, y, sample_weight=WEIGHTS) != peer.score(X, y)
+
+
+def test_tensors():
+    model = SourceOnly(LinearRegression())
+    rows = torch.tensor(X, requires_grad=True)
+    model.fit(rows, rows[:, 0] ** 2, sample_domain=torch.tensor(DOMAIN))
+    peer = LinearRegression().fit(X[SOURCE], X[SOURCE, 0] ** 2)
+    np.testing.assert_allclose(model.predict(rows), peer.predict(X), rtol=1e-12)
+
+
 def test_frames_lists_and_names():
     frame = pd.DataFrame(X, columns=["width", "height"])
     labels = pd.Series(Y, index=RNG.permutation(60))  # the index says nothing about the order
@@ -103,3 +121,7 @@ def test_errors_say_what_is_wrong():
         model.fit(X, Y, sample_domain=DOMAIN[:-1])
     with pytest.raises(ValueError, match="source rows >= 0"):
         model.fit(X, Y, sample_domain=["source"] * 60)
+    with pytest.raises(ValueError, match=r"np\.where\(mask, 1, -1\)"):
+        model.fit(X, Y, sample_domain=SOURCE)
+    objects = model.fit(X, Y, sample_domain=DOMAIN.astype(object)).predict(X)
+    np.testing.assert_array_equal(objects, model.fit(X, Y, sample_domain=DOMAIN).predict(X))

@@ -22,6 +22,7 @@ from scipy import stats
 from scipy.integrate import trapezoid
 from scipy.special import i0
 from sklearn.exceptions import NotFittedError
+from sklearn.neighbors import KernelDensity
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -29,6 +30,7 @@ import skwgf
 from skwgf import SinkhornFlowGenerator, SVGDSampler, W2FlowGenerator, WSFNOptimizer, targets
 from skwgf.estimators.domain_adapter import DomainAdapter
 from skwgf.inspection import DensityDisplay, FlowDisplay, HistoryDisplay, TrajectoryDisplay
+from skwgf.inspection._common import COLORS
 from skwgf.inspection._grid import mass_levels, von_mises_density
 from skwgf.kernels import Gaussian
 
@@ -156,6 +158,18 @@ def test_classes_have_their_colours(fitted):
         FlowDisplay.from_estimator(generator, X, LABELS[1:])
 
 
+def test_columns_in_another_order_are_refused(fitted):
+    # Bug caught: the heights drawn under the name of the widths.
+    adapter = DomainAdapter(W2FlowGenerator(**TINY))
+    adapter.fit(pd.concat([FRAME, FRAME]), sample_domain=np.repeat([1, -1], len(FRAME)))
+    swapped = FRAME[FRAME.columns[::-1]]
+    for estimator in (fitted["w2 frame float32"], adapter):
+        with pytest.raises(ValueError, match=r"\['height', 'width'\], but.*\['width', 'height'\]"):
+            FlowDisplay.from_estimator(estimator, swapped)
+        assert FlowDisplay.from_estimator(estimator, FRAME).axis_labels == ("width", "height")
+    FlowDisplay.from_estimator(fitted["svgd data"], swapped)  # a fit without names has no order
+
+
 @pytest.mark.parametrize("name", ["w2 source", "sinkhorn source"])
 def test_source_rows_and_their_images(fitted, name):
     generator = fitted[name]
@@ -192,8 +206,9 @@ def test_adapter_shows_its_flow():
     )
     with warnings.catch_warnings(action="ignore"):
         alone = DomainAdapter(W2FlowGenerator(**TINY)).fit(X)
-    with pytest.raises(ValueError, match="moves no row"):
-        FlowDisplay.from_estimator(alone, X)
+    for show in (FlowDisplay, HistoryDisplay, DensityDisplay):
+        with pytest.raises(ValueError, match=f"{show.__name__}.*moves no row"):
+            show.from_estimator(alone)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "adapter default"])
@@ -435,6 +450,19 @@ def test_histories_of_several_estimators_on_the_same_axes(fitted):
     assert first.lines_[0].get_color() != second.lines_[0].get_color()
 
 
+def test_a_floor_under_several_histories_is_named_once(fitted):
+    first = HistoryDisplay.from_estimator(fitted["wsfn"], name="a", floor=1e-9)
+    second = HistoryDisplay.from_estimator(
+        fitted["wsfn energy"], name="b", floor=1e-9, ax=first.ax_
+    )
+    texts = [t.get_text() for t in first.ax_.get_legend().texts]
+    assert texts == ["a: objective", "floor", "b: objective"]
+    assert_array_equal(second.floor_.get_ydata(), [1e-9, 1e-9])
+    third = HistoryDisplay(np.arange(3), {"c": np.ones(3)}).plot(ax=first.ax_)
+    # The colour is the third, as if there were no floors.
+    assert third.lines_[0].get_color() == COLORS[2]
+
+
 def test_figures_that_are_not_there_are_named(fitted):
     for options in ({"keys": "energy"}, {"x": "minutes"}, {"keys": ()}):
         with pytest.raises(ValueError, match=r"the figures are \['objective'"):
@@ -443,7 +471,9 @@ def test_figures_that_are_not_there_are_named(fitted):
         HistoryDisplay.from_estimator(fitted["wsfn"], history="flow")
     with pytest.raises(ValueError, match="history is one of"):
         HistoryDisplay.from_estimator(fitted["wsfn"], history="history_")
-    with pytest.raises(TypeError, match="no history_"):
+    with pytest.raises(TypeError, match="KernelDensity, which has no history_"):
+        HistoryDisplay.from_estimator(KernelDensity().fit(X))
+    with pytest.raises(TypeError, match=r"pipeline\[-1\]"):
         HistoryDisplay.from_estimator(StandardScaler().fit(X))
 
 
@@ -616,6 +646,29 @@ def test_rows_that_do_not_fit_are_refused(fitted):
     with pytest.raises(ValueError, match="NaN"):
         FlowDisplay.from_estimator(fitted["svgd data"], np.full((3, 2), np.nan))
     assert len(FlowDisplay.from_estimator(fitted["svgd data"], torch.ones(3, 2)).X) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"grid_resolution": 1}, ValueError),
+        ({"grid_resolution": 50.0}, TypeError),
+        ({"bandwidth": 0}, ValueError),
+        ({"bandwidth": -1}, ValueError),
+        ({"bandwidth": "scott"}, TypeError),
+        ({"n_paths": 0}, ValueError),
+        ({"n_paths": 2.5}, TypeError),
+        ({"n_steps": -3}, ValueError),
+        ({"n_steps": "a"}, TypeError),
+    ],
+)
+def test_numbers_out_of_range_are_named(fitted, options, error):
+    # Bug caught: a width of zero that stands for the default, and errors from inside NumPy.
+    (name,) = options
+    paths = name in ("n_paths", "n_steps")
+    display, given = (TrajectoryDisplay, (X,)) if paths else (DensityDisplay, ())
+    with pytest.raises(error, match=rf"^{name} (==|must be)"):
+        display.from_estimator(fitted["svgd torus"], *given, **options)
 
 
 @pytest.mark.parametrize("size", [(3, 2.5), (6.4, 4.8)])
