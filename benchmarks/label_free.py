@@ -26,9 +26,15 @@ from sklearn.pipeline import Pipeline
 
 from skwgf import DomainAdapter, SinkhornFlowGenerator, SourceOnly, W2FlowGenerator
 from skwgf.datasets import load_digit_domains
-from skwgf.metrics import CircularScorer, EntropyScorer, ImportanceWeightedScorer
+from skwgf.metrics import (
+    CircularScorer,
+    EntropyScorer,
+    ImportanceWeightedScorer,
+    NeighborScorer,
+)
 
 SCORERS: dict[str, Any] = {
+    "neighbours": NeighborScorer(),
     "circular": CircularScorer(),
     "entropy": EntropyScorer(),
     "entropy, diversity": EntropyScorer(diversity=True),

@@ -8,14 +8,20 @@ import sklearn
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.metrics import accuracy_score, mean_absolute_error
+from sklearn.metrics import accuracy_score, cohen_kappa_score, mean_absolute_error
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
+from sklearn.neighbors import KNeighborsRegressor, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from skwgf import DomainAdapter, SourceOnly
-from skwgf.metrics import CircularScorer, EntropyScorer, ImportanceWeightedScorer
+from skwgf.metrics import (
+    CircularScorer,
+    EntropyScorer,
+    ImportanceWeightedScorer,
+    NeighborScorer,
+)
 
 RNG = np.random.default_rng(0)
 N = 3000
@@ -28,6 +34,7 @@ SCORERS = [
     EntropyScorer(),
     EntropyScorer(diversity=True),
     CircularScorer(),
+    NeighborScorer(),
 ]
 every_scorer = pytest.mark.parametrize("scorer", SCORERS, ids=repr)
 
@@ -173,6 +180,46 @@ def test_one_label_comes_home_as_it_is():
     assert CircularScorer()(model, X, Y, sample_domain=DOMAIN) == 0.5
 
 
+def test_neighbours_agree_beyond_chance():
+    # Cohen's kappa of rows and their nearest neighbour.
+    model = Threshold(0.7).fit(X, Y)
+    target = X[~SOURCE]
+    near = NearestNeighbors(n_neighbors=1).fit(target).kneighbors(return_distance=False)[:, 0]
+    own, other = model.predict(target), model.predict(target[near])
+    found = NeighborScorer(n_neighbors=1)(model, X, sample_domain=DOMAIN)
+    # The two raters have nearly, not exactly, the same shares of labels.
+    assert found == pytest.approx(cohen_kappa_score(own, other), abs=1e-3)
+    assert NeighborScorer()(Threshold(at=-99).fit(X, Y), X, sample_domain=DOMAIN) == 0
+
+    class Coin(Threshold):
+        def predict(self, X):
+            return np.random.default_rng(0).integers(2, size=len(X))
+
+    by_chance = NeighborScorer()(Coin().fit(X, Y), X, sample_domain=DOMAIN)
+    assert abs(by_chance) < 4 / np.sqrt(15 * N / 2)
+
+
+def test_neighbours_of_a_regressor():
+    # Half the mean squared difference of independent values is their variance: the score is 0. A
+    # smooth prediction is nearly that of the neighbours.
+    smooth = LinearRegression().fit(X[SOURCE], X[SOURCE, 0])
+    assert NeighborScorer()(smooth, X, sample_domain=DOMAIN) > 0.99
+    values = np.random.default_rng(1).normal(size=2 * N)
+    jumpy = KNeighborsRegressor(1).fit(X, values)
+    assert abs(NeighborScorer()(jumpy, X, sample_domain=DOMAIN)) < 4 / np.sqrt(15 * N / 2)
+
+
+def test_a_cut_cluster_is_seen():
+    # Bug caught: a classifier that cuts a cluster is as sure, and as good on the way back.
+    rng = np.random.default_rng(0)
+    rows = np.concatenate([rng.normal(0, 1, (300, 2)), rng.normal([9, 0], 1, (300, 2))])
+    domain = np.where(np.arange(600) % 2, 1, -1)
+    right, cut = Threshold(4.5).fit(rows, [0, 1]), Threshold(0.0).fit(rows, [0, 1])
+    scorer = NeighborScorer()
+    assert scorer(right, rows, sample_domain=domain) == 1
+    assert scorer(cut, rows, sample_domain=domain) < 0.95
+
+
 @every_scorer
 def test_no_label_of_the_target_is_read(scorer):
     class Untouchable:
@@ -215,7 +262,7 @@ def test_errors_say_what_is_missing(scorer):
         scorer(model, X, Y)
     with pytest.raises(ValueError, match="6000 source row"):
         scorer(model, X, Y, sample_domain=np.ones(2 * N))
-    if not isinstance(scorer, EntropyScorer):
+    if not isinstance(scorer, EntropyScorer | NeighborScorer):
         for y in (None, Y[:-1]):
             with pytest.raises(ValueError, match="y must hold a label for each of the 6000 rows"):
                 scorer(model, X, y, sample_domain=DOMAIN)

@@ -353,8 +353,9 @@ class TestBackends:
         script = """
 import json, threading, warnings
 import numpy as np, torch
-from joblib import parallel_config
+from joblib import Parallel, delayed, parallel_config
 from sklearn.model_selection import cross_val_score
+import skwgf
 from skwgf import SVGDSampler
 from skwgf.targets import LogDensity
 
@@ -368,6 +369,11 @@ def bell(x):
 
 X = np.random.default_rng(0).normal(size=(40, 2))
 sampler = SVGDSampler(LogDensity(bell), max_iter=2, random_state=0)
+
+class Rows:
+    def __array__(self, dtype=None, copy=None):
+        seen.append(torch.get_num_threads())
+        return X.astype(dtype or X.dtype)
 
 def counts(work):
     seen.clear()
@@ -383,10 +389,18 @@ def pool():
     with parallel_config(backend="threading", n_jobs=2):
         cross_val_score(sampler, X, cv=2)
 
+def scores(name):
+    model = getattr(skwgf, name)(max_iter=1, random_state=0).fit(X, X[:, 0] > 0)
+    tasks = [delayed(model.score)(Rows(), X[:, 0] > 0) for _ in range(2)]
+    return counts(lambda: Parallel(n_jobs=2, backend="threading")(tasks))
+
+names = "W2FlowGenerator SinkhornFlowGenerator SVGDSampler GWGSampler WSFNOptimizer "
+names += "MeanFieldRegressor MeanFieldClassifier"
 answer = {
     "alone": counts(lambda: sampler.fit(X)),
     "pool": counts(pool),
     "thread": counts(lambda: in_thread(lambda: sampler.fit(X))),
+    "scores": {name: scores(name) for name in names.split()},
     "after": torch.get_num_threads(),
 }
 print(json.dumps(answer))
@@ -394,7 +408,11 @@ print(json.dumps(answer))
         done = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=True
         )
-        assert json.loads(done.stdout) == {"alone": [3], "pool": [1], "thread": [3], "after": 3}
+        answer = json.loads(done.stdout)
+        scores = answer.pop("scores")
+        assert len(scores) == 7
+        assert all(counts == [1] for counts in scores.values()), scores
+        assert answer == {"alone": [3], "pool": [1], "thread": [3], "after": 3}
 
 
 class TestFailures:

@@ -111,7 +111,7 @@ class DomainAdapter(
     See Also
     --------
     SourceOnly : The step behind it, which is fitted on source rows alone.
-    skwgf.metrics.CircularScorer : One of the scorers that need no label of the target.
+    skwgf.metrics.NeighborScorer : One of the scorers that need no label of the target.
 
     Notes
     -----

@@ -1,6 +1,11 @@
 """Distances between samples, and figures of the quality of a sample."""
 
-from skwgf.metrics.adaptation import CircularScorer, EntropyScorer, ImportanceWeightedScorer
+from skwgf.metrics.adaptation import (
+    CircularScorer,
+    EntropyScorer,
+    ImportanceWeightedScorer,
+    NeighborScorer,
+)
 from skwgf.metrics.discrepancies import (
     mmd,
     sinkhorn_divergence,
@@ -21,6 +26,7 @@ __all__ = [
     "EntropyScorer",
     "ImportanceWeightedScorer",
     "ModeCoverage",
+    "NeighborScorer",
     "ksd",
     "mmd",
     "mode_coverage",
