@@ -29,6 +29,7 @@ from skwgf._tensor import (
 )
 from skwgf.base import BaseFlow
 from skwgf.estimators._coordinates import Coordinates, fit_coordinates
+from skwgf.estimators._features import atoms
 from skwgf.estimators._generator import SPLIT, VALIDATION, GeneratorMixin
 from skwgf.estimators._inputs import check_labels, check_source
 from skwgf.estimators._validation import held_out_divergence, split_rows
@@ -228,6 +229,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         ],
         "debias": ["boolean"],
         "reg": [Interval(Real, 0, None, closed="left"), None],
+        "standardize": ["boolean", None],
         "label_weight": [Interval(Real, 0, None, closed="left")],
         "hidden_layer_sizes": ["array-like"],
         "activation": [StrOptions({"relu", "silu", "tanh", "elu"})],
@@ -246,13 +248,14 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         persistence: int | str | None = None,
         debias: bool = True,
         reg: float | None = None,
+        standardize: bool | None = None,
         label_weight: float = 4.0,
-        hidden_layer_sizes: tuple[int, ...] = (64, 64, 64, 64),
+        hidden_layer_sizes: tuple[int, ...] = (48,) * 6,
         activation: str = "relu",
-        batch_size: int = 1024,
+        batch_size: int = 512,
         learning_rate: float = 0.01,
         ema_decay: float = 0.995,
-        max_iter: int = 300,
+        max_iter: int = 600,
         tol: float = 1e-3,
         n_iter_no_change: int | None = None,
         validation_fraction: float = 0.1,
@@ -269,6 +272,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         self.persistence = persistence
         self.debias = debias
         self.reg = reg
+        self.standardize = standardize
         self.label_weight = label_weight
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -321,11 +325,21 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         persistence = self._check_parameters(labelled=y_source is not None)
         device, seed = resolve_device(self.device), draw_seed(self.random_state)
         generator = make_generator(seed)
-        coordinates = fit_coordinates(X if X_source is None else np.concatenate([X, X_source]))
-        problem, held_out, found = self._problem(X, X_source, y_source, coordinates, seed, device)
+        standardize = self.standardize if self.standardize is not None else X_source is None
+        coordinates = fit_coordinates(
+            X if X_source is None else np.concatenate([X, X_source]), standardize=standardize
+        )
+        limits = None if X_source is not None else atoms(X)
+        problem, held_out, found = self._problem(
+            *(X, X_source, y_source, coordinates, limits), seed=seed, device=device
+        )
         d = X.shape[1]
         regressor = self._new_regressor(
-            d, d, residual=X_source is not None, generator=generator, device=device
+            *(d, d),
+            residual=X_source is not None,
+            generator=generator,
+            device=device,
+            limits=None if limits is None else (problem.low, problem.high),
         )
         update, parts = self._update(problem, persistence, regressor, generator)
         validation = None
@@ -342,6 +356,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             found=found,
             seed=seed,
             device=device,
+            limits=limits,
         )
         return self
 
@@ -446,11 +461,20 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         X_source: NDArray[Any] | None,
         y_source: NDArray[Any] | None,
         coordinates: Coordinates,
+        limits: tuple[Tensor, Tensor] | None,
+        *,
         seed: int,
         device: torch.device,
     ) -> tuple[Problem, Tensor, dict[str, Any]]:
         """Return the problem in scaled coordinates, the held-out rows and what was found."""
         y = coordinates.apply(X).float().to(device)
+        if limits is None:
+            low, high = torch.full_like(y[0], -torch.inf), torch.full_like(y[0], torch.inf)
+        else:
+            low, high = (
+                ((limit - coordinates.shift) / coordinates.scale).float().to(device)
+                for limit in limits
+            )
         source = None if X_source is None else coordinates.apply(X_source).float().to(device)
         side_source = side_target = classes = proba = None
         reg = self.reg if self.reg is not None else (0.0 if y_source is None else 0.1)
@@ -470,6 +494,8 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             source=source,
             side_source=side_source,
             side_target=None if side_target is None else side_target[rows],
+            low=low,
+            high=high,
             reg=reg * mean_cost(y if source is None else source, y),
             seed=seed,
         )
