@@ -1,4 +1,4 @@
-r"""Where the points of N(0, I) end: a smooth flow to the rows, then an exact plan, made locally affine.
+r"""Where points of N(0, I) end: a smooth flow to the rows, then an exact plan in local maps.
 
 The exact plan between N(0, I) and n rows has one cell for each row, and its map is constant on it.
 A regression on such images averages over neighbouring cells, which in more than a few dimensions
@@ -37,9 +37,9 @@ _SMOOTH_REG, _SMOOTH_ROWS = 0.2, 1000
 _PLAN_ROWS, _LEAST_POINTS, _MOST_PLANS = 5000, 1000, 8
 # Rows of a neighbourhood: so many, or so many for each column. It ends at a gap: where rows are so
 # many times farther than the tenth one.
-_NEIGHBORS, _NEIGHBORS_A_COLUMN, _GAP, _INNERMOST = 50, 8, 4.0, 10
+_NEIGHBORS, _NEIGHBORS_A_COLUMN, _GAP, _INNERMOST = 50, 16, 4.0, 10
 # Points that are mapped, or as many numbers, and for each at least so many uses.
-_POINTS, _POINT_NUMBERS, _USES = 100_000, 2**22, 4
+_POINTS, _POINT_NUMBERS, _USES = 200_000, 2**22, 4
 # Points mapped in one go hold as many numbers.
 _TILE_NUMBERS = 2**24
 # Least variance, relative to that of the rows.
