@@ -180,4 +180,5 @@ def gaussian_maps(s: Tensor, v: Tensor, n_rows: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(root.mT @ shrunk(v) @ root)
     middle = (vectors * values.clamp_min(0.0).sqrt()[:, None, :]) @ vectors.mT
     inverse = torch.linalg.solve_triangular(root, identity.expand_as(root), upper=False)
-    return inverse.mT @ middle @ inverse
+    maps: Tensor = inverse.mT @ middle @ inverse
+    return maps

@@ -74,7 +74,9 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         Number of optimiser steps on the same pairs :math:`(z_i, \zeta_i)`. "auto" stops when the
         network lags behind by less than a quarter of the step, after 50 at the latest. "full"
         holds the plan to the end: the optimal map stays the same along the exact flow, so that
-        its end points are regressed on directly; it needs ``potential="semidiscrete"``. None is
+        its end points are regressed on directly; it needs ``potential="semidiscrete"``. From
+        N(0, I) the plan starts from the affine image of the reference that has the mean and the
+        covariance of the rows, and its images are made by local Gaussian maps (see Notes). None is
         "full" there, else "auto".
 
     debias : bool, default=True
@@ -89,17 +91,24 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         loop of the semi-discrete potential) it smooths the exact map. ``potential="network"`` does
         not read it.
 
+    standardize : bool or None, default=None
+        Whether each column is divided by its own standard deviation inside, so that columns of
+        different units weigh alike; False uses one scale for all. None is True from N(0, I) and
+        False with a source, whose distances to the target are kept.
+
     label_weight : float, default=4.0
         Weight of the class term in the cost when `y_source` is given, relative to the mean cost.
         The labels are found with plans of `reg`, or of 0.1 where `reg` is 0.
 
-    hidden_layer_sizes : tuple of int, default=(64, 64, 64, 64)
-        Widths of the hidden layers of the network.
+    hidden_layer_sizes : tuple of int or None, default=None
+        Widths of the hidden layers of the network. None is six layers of width 48, or of twice the
+        number of columns where that is more, but at most 256: depth places the jumps of the map
+        sharply.
 
     activation : {"relu", "silu", "tanh", "elu"}, default="relu"
         Activation of the network.
 
-    batch_size : int, default=1024
+    batch_size : int, default=512
         Number of pairs of an optimiser step.
 
     learning_rate : float, default=0.01
@@ -109,7 +118,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
     ema_decay : float, default=0.995
         Decay per optimiser step of the averaged weights, which make the fitted network.
 
-    max_iter : int, default=300
+    max_iter : int, default=600
         Number of iterations, of ten optimiser steps each with ``persistence="full"``.
 
     tol : float, default=1e-3
@@ -154,7 +163,9 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
     Attributes
     ----------
     network_ : PushForward
-        The map from reference rows to data rows, a torch module in the units of the data.
+        The map from reference rows to data rows, a torch module in the units of the data. From
+        N(0, I) it keeps columns within the limits that their values pile up at, such as the zero
+        of counts and pixels.
 
     X_source_ : ndarray of shape (n_source, n_features) or None
         The source rows; None when the reference is N(0, I).
@@ -198,8 +209,14 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
 
     Notes
     -----
-    The data are centred and divided by one scale inside. Columns of very different size should be
-    scaled before, since the Wasserstein distance is dominated by the largest.
+    With ``persistence="full"`` from N(0, I), and ``reg=0``, the image of a point x in the cell of
+    row j is not the row but :math:`m_j + B_j (x - a_j)`, the optimal map between two Gaussians:
+    that of the points whose rows are among the 16 nearest to row j for each column (50 at least),
+    and that of these rows. A regression on the rows themselves would average over cells, and lose
+    variance. Fewer than four such neighbourhoods of rows have no room for this; then the debiased
+    entropic flow of :class:`SinkhornFlowGenerator` carries the points, followed by the Gaussian map
+    between all points and all rows. More than 5000 rows are dealt out evenly to as many plans as
+    are needed, at most eight; of more than 40,000 rows an even choice is used.
 
     References
     ----------
