@@ -61,9 +61,11 @@ def ends_from_noise(
     if n < _LEAST_NEIGHBORHOODS * n_neighbors(d):
         z, x = smooth_flow(y, low, high, n_points=min(n_points, _CARRIED), generator=generator)
         return z, overall_map(x, y).clamp(low, high)
-    order = by_region(y, derive_seed(seed, POTENTIAL), generator).to(y.device)
     z = normal_points(n_points, d, int(torch.randint(2**31, (1,), generator=generator))).to(y)
     x = affine_map(y)(z)
+    if n <= _PLAN_ROWS:
+        return z, local_maps(x, y).clamp(low, high)
+    order = by_region(y, derive_seed(seed, POTENTIAL), generator).to(y.device)
     n_plans = min(math.ceil(n / _PLAN_ROWS), _MOST_PLANS, n_points)
     image = torch.empty_like(x)
     for k in range(n_plans):
