@@ -226,7 +226,7 @@ class TestScales:
         X = rows(300)
         expected = tiny(max_iter=3).fit(X).sample(50, random_state=0)
         draws = tiny(max_iter=3).fit(X + 2.0**30).sample(50, random_state=0) - 2.0**30
-        # rounding there is 2e-7, which takes points at the border of two cells from one to the other
+        # rounding there is 2e-7, and takes points at the border of two cells across it
         assert np.allclose(draws, expected, atol=3e-3)
 
 
