@@ -28,6 +28,8 @@ from skwgf.nn import Activation, PushForward, Regressor, evaluate, mlp
 SPLIT, VALIDATION, POTENTIAL, SCORE = 1, 2, 3, 4
 # The score compares at most that many rows: its cost grows with their square.
 _SCORE_ROWS = 5000
+# Hidden layers where none are given: their number, and their width.
+_DEPTH, _LEAST_WIDTH, _WIDTH_A_COLUMN, _MOST_WIDTH = 6, 48, 2, 256
 # Number of validations in a fit.
 _VALIDATIONS = 20
 
@@ -51,7 +53,7 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
     The reference is N(0, I) when the fitted `X_source_` is None, else the rows of `X_source_`.
     """
 
-    hidden_layer_sizes: tuple[int, ...]
+    hidden_layer_sizes: tuple[int, ...] | None
     activation: str
     learning_rate: float
     ema_decay: float
@@ -81,7 +83,7 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
         limits: tuple[Tensor, Tensor] | None = None,
     ) -> Regressor:
         """Return the network to train with its optimiser, in the state of an earlier fit or new."""
-        sizes = check_layers(self.hidden_layer_sizes)
+        sizes = self._layers(d)
         core = mlp(
             n_inputs,
             d,
@@ -119,9 +121,14 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
 
     def _describe(self, module: PushForward) -> tuple[Any, ...]:
         """Return what the network of a warm start must share with the one before it."""
-        sizes = check_layers(self.hidden_layer_sizes)
         n_inputs, d = len(module.in_shift), len(module.out_shift)
-        return n_inputs, d, sizes, self.activation, module.residual
+        return n_inputs, d, self._layers(d), self.activation, module.residual
+
+    def _layers(self, d: int) -> tuple[int, ...]:
+        """Return the widths of the hidden layers for rows of d columns."""
+        if self.hidden_layer_sizes is None:
+            return _DEPTH * (min(max(_LEAST_WIDTH, _WIDTH_A_COLUMN * d), _MOST_WIDTH),)
+        return check_layers(self.hidden_layer_sizes)
 
     def _train(
         self,

@@ -59,11 +59,7 @@ def split_rows(
     if n_held_out < _LEAST_HELD_OUT:
         return torch.arange(n), torch.arange(0)
     generator = make_generator(seed)
-    shuffled = torch.randperm(n, generator=generator)
-    regions = MiniBatchKMeans(
-        min(_REGIONS, n // _LEAST_HELD_OUT), n_init=1, batch_size=4096, random_state=seed
-    ).fit_predict(to_numpy(rows[shuffled.to(rows.device)]))
-    ordered = shuffled[to_tensor(regions).argsort(stable=True)]
+    ordered = by_region(rows, seed, generator)
     every = n / n_held_out
     first = float(torch.rand(1, generator=generator)) * every
     picked = (first + every * torch.arange(n_held_out, dtype=torch.float64)).long()
@@ -76,6 +72,22 @@ def split_rows(
     learnt = torch.ones(n, dtype=torch.bool)
     learnt[held_out] = False
     return learnt.nonzero()[:, 0], held_out
+
+
+def by_region(rows: Tensor, seed: int, generator: torch.Generator) -> Tensor:
+    """Return the indices of the rows in an order that goes from region to region.
+
+    Regions are found by clustering; within one the order is random. Every k-th index is then a
+    sample of the rows with the masses of all.
+    """
+    n = len(rows)
+    shuffled = torch.randperm(n, generator=generator)
+    if n < 2 * _LEAST_HELD_OUT:
+        return shuffled
+    regions = MiniBatchKMeans(
+        min(_REGIONS, n // _LEAST_HELD_OUT), n_init=1, batch_size=4096, random_state=seed
+    ).fit_predict(to_numpy(rows[shuffled.to(rows.device)]))
+    return shuffled[to_tensor(regions).argsort(stable=True)]
 
 
 def held_out_divergence(

