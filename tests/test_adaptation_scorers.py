@@ -196,7 +196,7 @@ def test_neighbours_agree_beyond_chance():
             return np.random.default_rng(0).integers(2, size=len(X))
 
     by_chance = NeighborScorer()(Coin().fit(X, Y), X, sample_domain=DOMAIN)
-    assert abs(by_chance) < 4 / np.sqrt(15 * N / 2)
+    assert abs(by_chance) < 4 / np.sqrt(5 * N / 2)
 
 
 def test_neighbours_of_a_regressor():
@@ -206,7 +206,7 @@ def test_neighbours_of_a_regressor():
     assert NeighborScorer()(smooth, X, sample_domain=DOMAIN) > 0.99
     values = np.random.default_rng(1).normal(size=2 * N)
     jumpy = KNeighborsRegressor(1).fit(X, values)
-    assert abs(NeighborScorer()(jumpy, X, sample_domain=DOMAIN)) < 4 / np.sqrt(15 * N / 2)
+    assert abs(NeighborScorer()(jumpy, X, sample_domain=DOMAIN)) < 4 / np.sqrt(5 * N / 2)
 
 
 def test_a_cut_cluster_is_seen():

@@ -303,7 +303,7 @@ class NeighborScorer(_DomainScorer):
 
     Parameters
     ----------
-    n_neighbors : int, default=15
+    n_neighbors : int, default=5
         Number of nearest rows.
 
     See Also
@@ -334,7 +334,7 @@ class NeighborScorer(_DomainScorer):
     1.0
     """
 
-    def __init__(self, *, n_neighbors: int = 15) -> None:
+    def __init__(self, *, n_neighbors: int = 5) -> None:
         self.n_neighbors = n_neighbors
 
     def __call__(
