@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_scalar
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils.validation import _get_feature_names
 
@@ -322,6 +324,7 @@ def _draw(
     if y is None:
         draws = flow.sample(n_samples, random_state=seed)
     else:
+        check_scalar(n_samples, "n_samples", Integral, min_val=1)
         if n_samples != len(y):
             y = np.random.default_rng(seed).choice(y, n_samples, replace=n_samples > len(y))
         draws = flow.sample(n_samples, y=y, random_state=seed)

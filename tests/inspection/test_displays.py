@@ -154,6 +154,8 @@ def test_classes_have_their_colours(fitted):
     assert texts == ["data", "samples left", "samples right"]
     few = FlowDisplay.from_estimator(generator, y=LABELS, n_samples=10, random_state=0)
     assert sum(len(offsets(artist)) for artist in few.samples_) == 10
+    with pytest.raises(ValueError, match="n_samples == -1, must be"):
+        FlowDisplay.from_estimator(generator, y=LABELS, n_samples=-1)
     with pytest.raises(ValueError, match="60 rows, but y has 59"):
         FlowDisplay.from_estimator(generator, X, LABELS[1:])
 
