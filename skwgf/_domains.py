@@ -37,8 +37,8 @@ def both_domains(sample_domain: Any, n: int) -> NDArray[np.bool_]:
     if min(n_source, n - n_source) < 2:
         raise ValueError(
             f"sample_domain marks {n_source} source row(s), with a number >= 0, and "
-            f"{n - n_source} target row(s), with a number < 0, while two of each are required. In "
-            "a search, split the rows so that every part has both: "
+            f"{n - n_source} target row(s), with a number < 0 such as -1, while two of each are "
+            "required. In a search, split the rows so that every part has both: "
             "cv=list(StratifiedKFold().split(X, sample_domain))."
         )
     return source

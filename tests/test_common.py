@@ -60,7 +60,7 @@ ESTIMATORS = [
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.filterwarnings("ignore:DomainAdapter was fitted without sample_domain:UserWarning")
+@pytest.mark.filterwarnings("ignore:(DomainAdapter|SourceOnly) was fitted without:UserWarning")
 @pytest.mark.filterwarnings("ignore:The particles of (SVGD|GWG)Sampler:UserWarning")
 @parametrize_with_checks(ESTIMATORS)
 def test_scikit_learn_checks(estimator, check):

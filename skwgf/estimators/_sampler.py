@@ -181,8 +181,9 @@ class SamplerMixin(ParticlesMixin):
             _warn(
                 f"The particles of {name} miss Fisher's identity: the ratio of its sides is "
                 f"{self.fisher_ratio_:.2g}, not 1. They stray from ridges of the target, or sit on "
-                "them; or its density has kinks, where the identity does not hold. More particles "
-                "help, and so does a parametrisation with fewer ridges."
+                "them; or its density has kinks, where the identity does not hold. More than these "
+                f"{len(clouds[0])} particles help, and so does a narrower prior or a "
+                "parametrisation with fewer ridges."
             )
 
     @one_thread_in_pools
@@ -241,6 +242,9 @@ class SamplerMixin(ParticlesMixin):
 
     def _pose(self, X: Any, y: Any) -> Problem:
         """Return the checked data, the fitted target, and the cloud to start from."""
+        if isinstance(self.target, type):
+            name = self.target.__name__
+            raise TypeError(f"target is the class {name}: pass an instance of it, {name}().")
         if callable(self.target):
             raise TypeError(
                 "target is a function: wrap it, target=LogDensity(fn), see skwgf.targets."

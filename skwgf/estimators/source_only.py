@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -17,6 +18,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skwgf._domains import source_rows
 from skwgf._tensor import tensor_to_array
+from skwgf._warnings import caller_level
 
 # What is handed to the predictor as it is.
 _METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function", "score")
@@ -101,7 +103,7 @@ class SourceOnly(MetaEstimatorMixin, CallbackSupportMixin, BaseEstimator):
 
         sample_domain : array-like of shape (n_samples,), default=None
             A number >= 0 for a source row, a number < 0 for a target row. None takes all rows as
-            source.
+            source, with a UserWarning.
 
         **params : dict
             Metadata for the predictor's `fit`; of what has an entry a row, those of the source.
@@ -121,7 +123,15 @@ class SourceOnly(MetaEstimatorMixin, CallbackSupportMixin, BaseEstimator):
         if get_config()["enable_metadata_routing"]:
             routed = process_routing(self, "fit", sample_domain=sample_domain, **params)
             params = routed.estimator.fit
-        if sample_domain is not None:
+        if sample_domain is None:
+            warnings.warn(
+                "SourceOnly was fitted without sample_domain: all rows count as source. Pass "
+                "sample_domain (1 for source rows, -1 for target rows); in a pipeline with "
+                "sklearn.set_config(enable_metadata_routing=True).",
+                UserWarning,
+                stacklevel=caller_level(),
+            )
+        else:
             n = _num_samples(X)
             rows = np.flatnonzero(source_rows(sample_domain, n))
             if len(rows) == 0:

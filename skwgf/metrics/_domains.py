@@ -28,7 +28,8 @@ class Rows:
         if sample_domain is None:
             raise ValueError(
                 f"{name} needs sample_domain. In a search switch metadata routing on, "
-                "sklearn.set_config(enable_metadata_routing=True), and pass sample_domain to fit."
+                "sklearn.set_config(enable_metadata_routing=True), and pass sample_domain to fit, "
+                "and to score. For another score of the best pipeline call best_estimator_.score."
             )
         self.X, self._y = tensor_to_array(X), tensor_to_array(y)
         self.domain = np.asarray(tensor_to_array(sample_domain))

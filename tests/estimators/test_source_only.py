@@ -52,7 +52,8 @@ def test_it_is_the_predictor_of_the_source_rows():
 
 
 def test_without_domains_all_rows_are_source():
-    model = SourceOnly(LogisticRegression()).fit(X, Y)
+    with pytest.warns(UserWarning, match="without sample_domain: all rows count as source"):
+        model = SourceOnly(LogisticRegression()).fit(X, Y)
     np.testing.assert_array_equal(
         model.predict_proba(X), LogisticRegression().fit(X, Y).predict_proba(X)
     )

@@ -207,6 +207,10 @@ class TestTorus:
         sampler = SVGDSampler(target, max_iter=1).fit((np.arange(50)[:, None] + 0.3) / 50)
         assert sampler.ksd() ** 2 == pytest.approx(1 / (12 * 50**2), rel=1e-6)
 
+    def test_a_class_is_no_target(self):
+        with pytest.raises(TypeError, match=r"pass an instance of it, Gaussian\(\)"):
+            SVGDSampler(Gaussian).fit(cloud(20))
+
     def test_kernels_keep_to_their_spaces(self):
         target = LogDensity(self.VON_MISES, 1, support="torus")
         with pytest.raises(ValueError, match="a torus takes a RieszKernel"):
