@@ -28,8 +28,10 @@ from skwgf.nn import Activation, PushForward, Regressor, evaluate, mlp
 SPLIT, VALIDATION, POTENTIAL, SCORE = 1, 2, 3, 4
 # The score compares at most that many rows: its cost grows with their square.
 _SCORE_ROWS = 5000
-# Hidden layers where none are given: their number, and their width.
+# Hidden layers where none are given. A regression on end points wants depth: number and width. In a
+# loop, whose targets move, so many layers may die at once.
 _DEPTH, _LEAST_WIDTH, _WIDTH_A_COLUMN, _MOST_WIDTH = 6, 48, 2, 256
+_IN_A_LOOP = (64, 64, 64, 64)
 # Number of validations in a fit.
 _VALIDATIONS = 20
 
@@ -64,6 +66,7 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
     network_: PushForward
     X_source_: NDArray[Any] | None
     _seed: int
+    _to_the_end: bool
     _draws_dtype: np.dtype[Any]
     _architecture: tuple[Any, ...]
     _training_state: dict[str, Tensor]
@@ -127,6 +130,8 @@ class GeneratorMixin(OneToOneFeatureMixin, TransformerMixin):
     def _layers(self, d: int) -> tuple[int, ...]:
         """Return the widths of the hidden layers for rows of d columns."""
         if self.hidden_layer_sizes is None:
+            if not self._to_the_end:
+                return _IN_A_LOOP
             return _DEPTH * (min(max(_LEAST_WIDTH, _WIDTH_A_COLUMN * d), _MOST_WIDTH),)
         return check_layers(self.hidden_layer_sizes)
 

@@ -102,9 +102,9 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         The labels are found with plans of `reg`, or of 0.1 where `reg` is 0.
 
     hidden_layer_sizes : tuple of int or None, default=None
-        Widths of the hidden layers of the network. None is six layers of width 48, or of twice the
-        number of columns where that is more, but at most 256: depth places the jumps of the map
-        sharply.
+        Widths of the hidden layers of the network. None is, with ``persistence="full"``, six layers
+        of width 48, or of twice the number of columns where that is more, but at most 256: depth
+        places the jumps of the map sharply. Else it is four layers of width 64.
 
     activation : {"relu", "silu", "tanh", "elu"}, default="relu"
         Activation of the network.
@@ -342,6 +342,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
                 raise ValueError("y_source labels the rows of X_source, but X_source is None.")
             y_source = check_labels(y_source, len(X_source), name="y_source", rows="X_source")
         persistence = self._check_parameters(labelled=y_source is not None)
+        self._to_the_end = persistence == "full"
         device, seed = resolve_device(self.device), draw_seed(self.random_state)
         generator = make_generator(seed)
         standardize = self.standardize if self.standardize is not None else X_source is None
