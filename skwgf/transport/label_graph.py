@@ -18,10 +18,10 @@ from skwgf._tensor import to_numpy, to_tensor
 # sweeps (.95^60 = .05 of the start is left), and that of neighbours.
 _SPREAD = 0.95
 _SWEEPS = 60
-_NEIGHBORS = 8
+NEIGHBORS = 8
 
 
-def label_spreading(y: Tensor, *, n_neighbors: int = _NEIGHBORS) -> Tensor:
+def label_spreading(y: Tensor, *, n_neighbors: int = NEIGHBORS) -> Tensor:
     r"""Return the operator :math:`S = D^{-1/2} A D^{-1/2}` of the neighbours' graph.
 
     Parameters

@@ -39,6 +39,7 @@ from torch.nn.functional import one_hot
 from skwgf._tensor import make_generator
 from skwgf.transport.cost import mean_cost
 from skwgf.transport.label_graph import (
+    NEIGHBORS,
     label_spreading,
     nearest_labels,
     neighbor_disagreement,
@@ -181,10 +182,11 @@ def transport_labels(
 
     >>> import torch
     >>> from skwgf.transport.labelled import transport_labels
-    >>> x, y = torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([[9.0], [9.1], [8.1]])
+    >>> x = torch.tensor([[0.0], [0.1], [1.0], [1.1]])
+    >>> y = torch.tensor([[9.0], [9.1], [8.1], [8.0]])
     >>> proba, shares = transport_labels(x, torch.tensor([0, 0, 1, 1]), y, n_classes=2)
     >>> proba.argmax(1), shares
-    (tensor([1, 1, 0]), tensor([0.5000, 0.5000]))
+    (tensor([1, 1, 0, 0]), tensor([0.5000, 0.5000]))
     """
     unit = mean_cost(x, y)
     known = one_hot(labels, n_classes).to(x.dtype)
@@ -268,11 +270,12 @@ def class_sides(
     --------
     >>> import torch
     >>> from skwgf.transport import class_sides
-    >>> source, y = torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([[9.0], [9.1], [8.1]])
+    >>> source = torch.tensor([[0.0], [0.1], [1.0], [1.1]])
+    >>> y = torch.tensor([[9.0], [9.1], [8.1], [8.0]])
     >>> labels = torch.tensor([0, 0, 1, 1])
     >>> sides = class_sides(source, labels, y, n_classes=2, weight=4.0, reg=0.1)
     >>> sides.source.shape, sides.target.shape, sides.proba.argmax(1)
-    (torch.Size([4, 2]), torch.Size([3, 2]), tensor([1, 1, 0]))
+    (torch.Size([4, 2]), torch.Size([4, 2]), tensor([1, 1, 0, 0]))
     """
     rows, target_rows = (_trial_rows(cloud) for cloud in (source, y))
     few = (source[rows], labels[rows], y[target_rows])
@@ -304,8 +307,8 @@ def _best_run(
     """Return whether to start from Gaussian images, and with free shares."""
     runs = [(False, False), (True, False), (False, True), (True, True)]
     best, least = runs[0], math.inf
-    if len(y) < 2:
-        return best
+    if len(y) <= 2 * NEIGHBORS:
+        return best  # all rows are neighbours, which tells nothing
     operator = label_spreading(y)
     starts = {False: x, True: _gaussian_images(x, y)}
     for gaussian, free in runs if relax else runs[:2]:
