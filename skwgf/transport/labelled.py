@@ -279,7 +279,7 @@ def class_sides(
     """
     rows, target_rows = (_trial_rows(cloud) for cloud in (source, y))
     few = (source[rows], labels[rows], y[target_rows])
-    options = {"n_classes": n_classes, "weight": weight, "reg": reg}
+    options: dict[str, Any] = {"n_classes": n_classes, "weight": weight, "reg": reg}
     gaussian, free = _best_run(*few, relax=relax, **options)
     start = _gaussian_images(source, y) if gaussian else source
     operator = label_spreading(y) if len(y) > 1 else None
@@ -353,7 +353,8 @@ def _raised_covariance(rows: Tensor) -> Tensor:
 def _power(matrix: Tensor, power: float) -> Tensor:
     """Return a power of a positive definite matrix."""
     values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.pow(power)) @ vectors.T
+    result: Tensor = (vectors * values.pow(power)) @ vectors.T
+    return result
 
 
 def _trial_rows(cloud: Tensor) -> Tensor:
