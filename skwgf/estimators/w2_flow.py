@@ -46,6 +46,8 @@ from skwgf.transport import ClassSides, class_sides, mean_cost
 _INNER_STEPS = 10
 # Regularisation of plans with a class term, relative to the mean cost.
 _LABEL_REG = 0.03
+# Disagreement of neighbours that is no noise: beyond it labels are said to fit less well.
+_NOTABLE = 0.02
 
 
 class W2FlowGenerator(GeneratorMixin, BaseFlow):
@@ -201,7 +203,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
     ConvergenceWarning
         When the figures were still improving at the end.
     UserWarning
-        When the labels carried to X fit its neighbourhoods no better than those of the nearest
+        When the labels carried to X fit its neighbourhoods less well than those of the nearest
         source rows. And when the fit was interrupted from the keyboard during its iterations: the
         best state so far is kept. An interrupt before them, while the plan is solved, is raised.
 
@@ -532,8 +534,8 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
 
 
 def _warn_of_no_gain(sides: ClassSides) -> None:
-    """Warn where the labels of the plan fit the target no better than those of nearest rows."""
-    if sides.disagreement <= sides.disagreement_source:
+    """Warn where the labels of the plan fit the target less well than those of nearest rows."""
+    if sides.disagreement <= sides.disagreement_source + _NOTABLE:
         return
     warnings.warn(
         "A map by y_source may do more harm than good here: of neighbouring rows of X "
