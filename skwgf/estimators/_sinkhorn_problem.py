@@ -152,15 +152,17 @@ def make_groups(
     group = make_group(y[rows], source, y.new_empty(0), features)
     if source is None or labels.source_classes is None:
         return (group,), None
-    side_source, side_y, proba = class_sides(
+    # The flow is balanced: every class has to find its share.
+    sides = class_sides(
         features(source),
         to_tensor(labels.source_codes, device=y.device).long(),
         features(y),
         n_classes=len(labels.source_classes),
         weight=label_weight,
         reg=_LABEL_REG,
+        relax=False,
     )
-    return (replace(group, side_source=side_source, side_y=side_y[rows]),), proba
+    return (replace(group, side_source=sides.source, side_y=sides.target[rows]),), sides.proba
 
 
 def make_group(y: Tensor, source: Tensor | None, code: Tensor, features: Features) -> Group:

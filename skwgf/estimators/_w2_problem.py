@@ -50,6 +50,9 @@ class Problem:
     low, high : Tensor of shape (d,)
         Limits of the columns, infinite where there are none.
 
+    weights : Tensor of shape (n,) or None
+        Weights of the reference rows; None where all have the same.
+
     reg : float
         Regularisation of the plans, in the unit of the cost.
 
@@ -61,6 +64,7 @@ class Problem:
     source: Tensor | None
     side_source: Tensor | None
     side_target: Tensor | None
+    weights: Tensor | None
     low: Tensor
     high: Tensor
     reg: float
@@ -71,7 +75,11 @@ class Problem:
         if self.source is None:
             z = torch.randn(n, self.y.shape[1], generator=generator)
             return z.to(self.y), None
-        index = choose(len(self.source), n, generator).to(self.y.device)
+        if self.weights is None:
+            index = choose(len(self.source), n, generator)
+        else:
+            index = torch.multinomial(self.weights.cpu(), n, True, generator=generator)
+        index = index.to(self.y.device)
         return self.source[index], None if self.side_source is None else self.side_source[index]
 
 
@@ -98,12 +106,15 @@ def source_images(problem: Problem) -> Tensor:
     """Return the images of all source rows under one plan to all target rows."""
     source, y = problem.source, problem.y
     assert source is not None
-    if max(len(source), len(y)) <= _EXACT_POINTS:
+    # An entropic plan is in reach beyond the size of an exact one; it was found for the labels too.
+    labelled = problem.side_source is not None and problem.reg > 0
+    if labelled or max(len(source), len(y)) <= _EXACT_POINTS:
         return batch_map(
             source,
             y,
             side_x=problem.side_source,
             side_y=problem.side_target,
+            weights_x=problem.weights,
             reg=problem.reg,
         )
     transport = SemidiscreteTransport(y, side=problem.side_target, reg=problem.reg)

@@ -7,6 +7,7 @@ The flow of :math:`\mu \mapsto \tfrac12 W_2^2(\mu, \nu)` moves a law towards the
 from __future__ import annotations
 
 import os
+import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -28,6 +29,7 @@ from skwgf._tensor import (
     to_tensor,
 )
 from skwgf._threads import one_thread_in_pools
+from skwgf._warnings import caller_level
 from skwgf.base import BaseFlow
 from skwgf.estimators._coordinates import Coordinates, fit_coordinates
 from skwgf.estimators._features import atoms
@@ -39,10 +41,14 @@ from skwgf.flows import pair_update, persistent_update
 from skwgf.flows.carriers import RandomStream, Stateful
 from skwgf.flows.regression import Update
 from skwgf.nn import Regressor, evaluate
-from skwgf.transport import class_sides, mean_cost
+from skwgf.transport import ClassSides, class_sides, mean_cost
 
 # Optimiser steps of an iteration when the plan is held to the end.
 _INNER_STEPS = 10
+# Regularisation of plans with a class term, relative to the mean cost.
+_LABEL_REG = 0.03
+# Disagreement of neighbours that is no noise: beyond it labels are said to fit less well.
+_NOTABLE = 0.02
 
 
 class W2FlowGenerator(GeneratorMixin, BaseFlow):
@@ -87,7 +93,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
 
     reg : float or None, default=None
         Entropic regularisation of the plans, relative to the mean cost :math:`|x - y|^2/2`
-        between reference (within X, if it is N(0, I)) and X. None is 0.1 with `y_source`, else 0,
+        between reference (within X, if it is N(0, I)) and X. None is 0.03 with `y_source`, else 0,
         which means exact plans. Where one dual vector maps fresh points (from N(0, I), and in the
         loop of the semi-discrete potential) it smooths the exact map. ``potential="network"`` does
         not read it.
@@ -97,9 +103,9 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         different units weigh alike; False uses one scale for all. None is True from N(0, I) and
         False with a source, whose distances to the target are kept.
 
-    label_weight : float, default=4.0
+    label_weight : float, default=8.0
         Weight of the class term in the cost when `y_source` is given, relative to the mean cost.
-        The labels are found with plans of `reg`, or of 0.1 where `reg` is 0.
+        The labels are found with plans of `reg`, or of 0.03 where `reg` is 0.
 
     hidden_layer_sizes : tuple of int or None, default=None
         Widths of the hidden layers of the network. None is, with ``persistence="full"``, six layers
@@ -177,6 +183,10 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
     target_proba_ : ndarray of shape (n_rows, n_classes) or None
         Class probabilities that were found for the rows of X; None without `y_source`.
 
+    target_proportions_ : ndarray of shape (n_classes,) or None
+        Shares of the classes that were found in X: those of `y_source`, unless others fit clearly
+        better. ``sample`` draws source rows, and with them the classes, as they are.
+
     n_iter_ : int
         Number of iterations of the last fit; `history_` goes on over warm starts.
 
@@ -205,8 +215,9 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
     ConvergenceWarning
         When the figures were still improving at the end.
     UserWarning
-        When the fit was interrupted from the keyboard during its iterations: the best state so far
-        is kept. An interrupt before them, while the plan is solved, is raised.
+        When the labels carried to X fit its neighbourhoods less well than those of the nearest
+        source rows. And when the fit was interrupted from the keyboard during its iterations: the
+        best state so far is kept. An interrupt before them, while the plan is solved, is raised.
 
     Notes
     -----
@@ -267,7 +278,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         debias: bool = True,
         reg: float | None = None,
         standardize: bool | None = None,
-        label_weight: float = 4.0,
+        label_weight: float = 8.0,
         hidden_layer_sizes: tuple[int, ...] | None = None,
         activation: str = "relu",
         batch_size: int = 512,
@@ -497,24 +508,26 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
                 for limit in limits
             )
         source = None if X_source is None else coordinates.apply(X_source).float().to(device)
-        side_source = side_target = classes = proba = None
-        reg = self.reg if self.reg is not None else (0.0 if y_source is None else 0.1)
+        sides = classes = None
+        reg = self.reg if self.reg is not None else (0.0 if y_source is None else _LABEL_REG)
         if source is not None and y_source is not None:
             classes, codes = np.unique(y_source, return_inverse=True)
-            side_source, side_target, proba = class_sides(
+            sides = class_sides(
                 source,
                 to_tensor(codes, device=device).long(),
                 y,
                 n_classes=len(classes),
                 weight=self.label_weight,
-                reg=reg or 0.1,
+                reg=reg or _LABEL_REG,
             )
+            _warn_of_no_gain(sides)
         rows, held_out = split_rows(y, self.validation_fraction, derive_seed(seed, SPLIT))
         problem = Problem(
             y=y[rows],
             source=source,
-            side_source=side_source,
-            side_target=None if side_target is None else side_target[rows],
+            side_source=None if sides is None else sides.source,
+            side_target=None if sides is None else sides.target[rows],
+            weights=None if sides is None else sides.weights,
             low=low,
             high=high,
             reg=reg * mean_cost(y if source is None else source, y),
@@ -523,7 +536,8 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         found = {
             "X_source_": X_source,
             "classes_source_": classes,
-            "target_proba_": None if proba is None else to_numpy(proba),
+            "target_proba_": None if sides is None else to_numpy(sides.proba),
+            "target_proportions_": None if sides is None else to_numpy(sides.shares),
         }
         return problem, y[held_out], found
 
@@ -562,3 +576,18 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             on_step=on_step,
         )
         return update, (potential, RandomStream(generator))
+
+
+def _warn_of_no_gain(sides: ClassSides) -> None:
+    """Warn where the labels of the plan fit the target less well than those of nearest rows."""
+    if sides.disagreement <= sides.disagreement_source + _NOTABLE:
+        return
+    warnings.warn(
+        "A map by y_source may do more harm than good here: of neighbouring rows of X "
+        f"{sides.disagreement:.2f} times as many as by chance are of different classes by the "
+        f"labels that were carried over, and {sides.disagreement_source:.2f} times by those of the "
+        "nearest source rows. Compare with a classifier trained on the source rows as they are, or "
+        "leave y_source out.",
+        UserWarning,
+        stacklevel=caller_level(),
+    )

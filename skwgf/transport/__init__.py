@@ -2,7 +2,13 @@
 
 from skwgf.transport.cost import half_squared_distance, mean_cost
 from skwgf.transport.exact import TransportPlan, exact_plan
-from skwgf.transport.labelled import class_coordinates, class_sides, transport_labels
+from skwgf.transport.label_graph import neighbor_disagreement
+from skwgf.transport.labelled import (
+    ClassSides,
+    class_coordinates,
+    class_sides,
+    transport_labels,
+)
 from skwgf.transport.minibatch import MinibatchTransport, batch_map
 from skwgf.transport.network import NetworkTransport
 from skwgf.transport.proportions import ClassProportions, class_proportions
@@ -12,6 +18,7 @@ from skwgf.transport.sinkhorn_groups import sinkhorn_groups
 
 __all__ = [
     "ClassProportions",
+    "ClassSides",
     "MinibatchTransport",
     "NetworkTransport",
     "SemidiscreteTransport",
@@ -25,6 +32,7 @@ __all__ = [
     "exact_plan",
     "half_squared_distance",
     "mean_cost",
+    "neighbor_disagreement",
     "sinkhorn",
     "sinkhorn_divergence",
     "sinkhorn_groups",

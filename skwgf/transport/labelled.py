@@ -7,12 +7,18 @@ Rows :math:`x_i` of a source have labels, rows :math:`y_j` of a target have none
 
 keeps classes together. P is not known: it is found with the plan, in turn. A plan carries the
 labels to the target, the graph of nearest neighbours in the target smooths them [1]_, and the
-next plan uses the result. The rows stay where they are meanwhile, since intermediate positions
-along the exact flow do not change the plan.
+next plan uses the result, with a larger :math:`\lambda`.
 
 The term is a squared distance between extra coordinates, :math:`\sqrt\lambda` times the one-hot
 labels on one side and :math:`\sqrt\lambda P` on the other: what :math:`|P_j|^2` adds depends on
 j only and is taken up by the potential. So every solver of this package takes it as `side`.
+
+A plan between equal weights gives the classes the shares in the target that they have in the
+source. Where these differ it moves rows between classes. So the shares :math:`s` may be found as
+well, at a price of :math:`\rho \lambda KL(s | s^{source})`.
+
+Which of several such runs is right can be told without labels of the target: neighbours are mostly
+of one class, so that wrong labels tell more of them apart.
 
 References
 ----------
@@ -23,24 +29,69 @@ References
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from sklearn.neighbors import kneighbors_graph
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from skwgf._tensor import to_numpy, to_tensor
+from skwgf._tensor import make_generator
 from skwgf.transport.cost import mean_cost
+from skwgf.transport.label_graph import (
+    NEIGHBORS,
+    label_spreading,
+    nearest_labels,
+    neighbor_disagreement,
+    smooth_labels,
+)
 from skwgf.transport.sinkhorn import sinkhorn
 
-# Weight of the neighbours' labels against the row's own in the smoothing, the number of its
-# sweeps (.9^50 = .005 of the start is left), and that of neighbours.
-_SPREAD = 0.9
-_SWEEPS = 50
-_NEIGHBORS = 8
 # Plans on the way need not be exact: their labels are smoothed and solved for again.
 _MARGINAL = 1e-3
 _SINKHORN_ITER = 50
+# The class term starts at that share of its weight: labels of the first plans are often wrong.
+_FIRST_WEIGHT = 0.125
+# Price of other class shares, relative to the weight of the class term, and how far shares go
+# towards the best ones from one plan to the next.
+_SHARE_PRICE = 0.5
+_SHARE_STEP = 0.5
+# Free shares are one more thing to get wrong: their labels must be that much better.
+_CLEARLY = 0.9
+# Of more rows than these a fixed random choice tells which run is best.
+_TRIAL_ROWS = 1500
+
+
+@dataclass(frozen=True)
+class ClassSides:
+    """The class term between a source and a target, and what it was made of.
+
+    Attributes
+    ----------
+    source, target : Tensor of shape (n, n_classes) and (m, n_classes)
+        Coordinates that add the class term to the cost.
+
+    proba : Tensor of shape (m, n_classes)
+        Class probabilities of the target rows.
+
+    shares : Tensor of shape (n_classes,)
+        Shares of the classes in the target.
+
+    weights : Tensor of shape (n,) or None
+        Weights of the source rows that give the classes these shares; None where they have them.
+
+    disagreement, disagreement_source : float
+        How often neighbours in the target are of different classes, relative to rows at random:
+        by `proba`, and by the labels of the nearest source rows, smoothed alike.
+    """
+
+    source: Tensor
+    target: Tensor
+    proba: Tensor
+    shares: Tensor
+    weights: Tensor | None
+    disagreement: float
+    disagreement_source: float
 
 
 def class_coordinates(proba: Tensor, weight: float) -> Tensor:
@@ -70,55 +121,6 @@ def class_coordinates(proba: Tensor, weight: float) -> Tensor:
     return math.sqrt(weight) * proba
 
 
-def label_spreading(y: Tensor, *, n_neighbors: int = _NEIGHBORS) -> Tensor:
-    r"""Return the operator :math:`S = D^{-1/2} A D^{-1/2}` of the neighbours' graph.
-
-    Parameters
-    ----------
-    y : Tensor of shape (m, d)
-        Rows.
-
-    n_neighbors : int, default=8
-        Each row is joined to that many nearest rows; the graph is made symmetric.
-
-    Returns
-    -------
-    Tensor of shape (m, m)
-        Sparse (COO).
-    """
-    n_neighbors = min(n_neighbors, len(y) - 1)
-    graph = kneighbors_graph(to_numpy(y), n_neighbors)
-    graph = graph.maximum(graph.T).tocoo()
-    rows, cols = to_tensor(graph.row), to_tensor(graph.col)
-    degree = torch.bincount(rows.long(), minlength=len(y)).to(y.dtype)
-    weights = (degree[rows] * degree[cols]).rsqrt()
-    index = torch.stack([rows, cols]).long()
-    operator: Tensor = torch.sparse_coo_tensor(
-        index, weights, (len(y), len(y)), check_invariants=True
-    ).coalesce()
-    return operator.to(y.device)
-
-
-def smooth_labels(proba: Tensor, operator: Tensor) -> Tensor:
-    r"""Return the rows of :math:`(I - \alpha S)^{-1} P`, made to sum to one.
-
-    Examples
-    --------
-    Two pairs of rows, each with one labelled row:
-
-    >>> import torch
-    >>> from skwgf.transport.labelled import label_spreading, smooth_labels
-    >>> y = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
-    >>> proba = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [0.5, 0.5]])
-    >>> smooth_labels(proba, label_spreading(y, n_neighbors=1)).argmax(1)
-    tensor([0, 0, 1, 1])
-    """
-    smooth = proba
-    for _ in range(_SWEEPS):
-        smooth = _SPREAD * torch.sparse.mm(operator, smooth) + (1.0 - _SPREAD) * proba
-    return smooth / smooth.sum(1, keepdim=True)
-
-
 @torch.no_grad()
 def transport_labels(
     x: Tensor,
@@ -126,11 +128,13 @@ def transport_labels(
     y: Tensor,
     *,
     n_classes: int,
-    weight: float = 4.0,
-    reg: float = 0.1,
-    n_rounds: int = 20,
-) -> Tensor:
-    r"""Return the class probabilities of the target rows that plan and graph agree on.
+    weight: float = 8.0,
+    reg: float = 0.03,
+    n_rounds: int = 12,
+    relax: bool = False,
+    operator: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""Return class probabilities of the target rows that plan and graph agree on, and shares.
 
     Parameters
     ----------
@@ -146,24 +150,31 @@ def transport_labels(
     n_classes : int
         Number of classes.
 
-    weight : float, default=4.0
+    weight : float, default=8.0
         Weight :math:`\lambda` of the class term, relative to the mean cost between `x` and `y`.
+        It rises geometrically, from an eighth of this.
 
-    reg : float, default=0.1
+    reg : float, default=0.03
         Regularisation of the plans, relative to the mean cost.
 
-    n_rounds : int, default=20
+    n_rounds : int, default=12
         Number of plans. The first sees no label.
+
+    relax : bool, default=False
+        Whether the shares of the classes in the target may differ from those in the source. Else
+        rows of a class that is rarer in the source are given to another.
+
+    operator : Tensor of shape (m, m), default=None
+        The graph of the target from :func:`skwgf.transport.label_graph.label_spreading`, where it
+        is at hand.
 
     Returns
     -------
-    Tensor of shape (m, n_classes)
+    proba : Tensor of shape (m, n_classes)
         Rows sum to one.
 
-    Notes
-    -----
-    The plans are balanced, so that the classes get the shares in the target that they have in the
-    source; where these differ much, rows of a rarer class are given to another.
+    shares : Tensor of shape (n_classes,)
+        Shares of the classes in the last plan, of sum one.
 
     Examples
     --------
@@ -171,34 +182,61 @@ def transport_labels(
 
     >>> import torch
     >>> from skwgf.transport.labelled import transport_labels
-    >>> x, y = torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([[9.0], [9.1], [8.1]])
-    >>> transport_labels(x, torch.tensor([0, 0, 1, 1]), y, n_classes=2).argmax(1)
-    tensor([1, 1, 0])
+    >>> x = torch.tensor([[0.0], [0.1], [1.0], [1.1]])
+    >>> y = torch.tensor([[9.0], [9.1], [8.1], [8.0]])
+    >>> proba, shares = transport_labels(x, torch.tensor([0, 0, 1, 1]), y, n_classes=2)
+    >>> proba.argmax(1), shares
+    (tensor([1, 1, 0, 0]), tensor([0.5000, 0.5000]))
     """
     unit = mean_cost(x, y)
     known = one_hot(labels, n_classes).to(x.dtype)
+    first = shares = known.mean(0)
     if unit == 0:
-        return known.mean(0).expand(len(y), n_classes).clone()
-    operator = label_spreading(y) if len(y) > 1 else None
-    source = torch.cat([x, class_coordinates(known, weight * unit)], 1)
+        return shares.expand(len(y), n_classes).clone(), shares
     proba = torch.zeros(len(y), n_classes, dtype=x.dtype, device=x.device)
     init = None
-    for _ in range(n_rounds):
-        target = torch.cat([y, class_coordinates(proba, weight * unit)], 1)
+    if operator is None and len(y) > 1:
+        operator = label_spreading(y)
+    for k in range(n_rounds):
+        now = weight * unit * _FIRST_WEIGHT ** (1.0 - k / max(n_rounds - 1, 1))
+        source = torch.cat([x, class_coordinates(known, now)], 1)
+        target = torch.cat([y, class_coordinates(proba, now)], 1)
         plan = sinkhorn(
-            source, target, reg * unit, init=init, tol=_MARGINAL, max_iter=_SINKHORN_ITER
+            source,
+            target,
+            reg * unit,
+            weights_x=_row_weights(labels, shares),
+            init=init,
+            tol=_MARGINAL,
+            max_iter=_SINKHORN_ITER,
         )
         init = (plan.f, plan.g)
         proba = plan.transpose().barycenter(known)
         if operator is not None:
             proba = smooth_labels(proba, operator)
-    return proba
+        if relax and weight > 0:
+            price = (plan.f @ known) / known.sum(0).clamp_min(1.0)
+            cheap = torch.softmax(first.log() - price / (_SHARE_PRICE * now), 0)
+            shares = (1.0 - _SHARE_STEP) * shares + _SHARE_STEP * cheap
+    return proba, shares
 
 
+@torch.no_grad()
 def class_sides(
-    source: Tensor, labels: Tensor, y: Tensor, *, n_classes: int, weight: float, reg: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    r"""Return the class coordinates of source and target, and the target's class probabilities.
+    source: Tensor,
+    labels: Tensor,
+    y: Tensor,
+    *,
+    n_classes: int,
+    weight: float,
+    reg: float,
+    relax: bool = True,
+) -> ClassSides:
+    r"""Find the class probabilities of target rows, and the coordinates of the class term.
+
+    :func:`transport_labels` is run from the rows and from their images under a Gaussian map, both
+    with the class shares of the source and with free ones. Kept is the run whose labels tell the
+    fewest neighbours in the target apart.
 
     Parameters
     ----------
@@ -217,26 +255,110 @@ def class_sides(
     weight, reg : float
         Weight of the class term and regularisation of the plans, relative to the mean cost.
 
+    relax : bool, default=True
+        Whether class shares other than those of the source are tried.
+
     Returns
     -------
-    side_source : Tensor of shape (n, n_classes)
-    side_y : Tensor of shape (m, n_classes)
-    proba : Tensor of shape (m, n_classes)
-        From :func:`transport_labels`.
+    ClassSides
+
+    Notes
+    -----
+    Of more than 1500 rows a fixed random choice decides which run to keep.
 
     Examples
     --------
     >>> import torch
     >>> from skwgf.transport import class_sides
-    >>> source, y = torch.tensor([[0.0], [0.1], [1.0], [1.1]]), torch.tensor([[9.0], [9.1], [8.1]])
+    >>> source = torch.tensor([[0.0], [0.1], [1.0], [1.1]])
+    >>> y = torch.tensor([[9.0], [9.1], [8.1], [8.0]])
     >>> labels = torch.tensor([0, 0, 1, 1])
-    >>> side_source, side_y, proba = class_sides(
-    ...     source, labels, y, n_classes=2, weight=4.0, reg=0.1
-    ... )
-    >>> side_source.shape, side_y.shape, proba.argmax(1)
-    (torch.Size([4, 2]), torch.Size([3, 2]), tensor([1, 1, 0]))
+    >>> sides = class_sides(source, labels, y, n_classes=2, weight=4.0, reg=0.1)
+    >>> sides.source.shape, sides.target.shape, sides.proba.argmax(1)
+    (torch.Size([4, 2]), torch.Size([4, 2]), tensor([1, 1, 0, 0]))
     """
-    proba = transport_labels(source, labels, y, n_classes=n_classes, weight=weight, reg=reg)
+    rows, target_rows = (_trial_rows(cloud) for cloud in (source, y))
+    few = (source[rows], labels[rows], y[target_rows])
+    options: dict[str, Any] = {"n_classes": n_classes, "weight": weight, "reg": reg}
+    gaussian, free = _best_run(*few, relax=relax, **options)
+    start = _gaussian_images(source, y) if gaussian else source
+    operator = label_spreading(y) if len(y) > 1 else None
+    proba, shares = transport_labels(start, labels, y, relax=free, operator=operator, **options)
     unit = weight * mean_cost(source, y)
-    known = one_hot(labels, n_classes).to(source)
-    return class_coordinates(known, unit), class_coordinates(proba, unit), proba
+    own = disagreement = 1.0
+    if operator is not None:
+        nearest = one_hot(nearest_labels(source, labels, y), n_classes).to(y)
+        own = neighbor_disagreement(smooth_labels(nearest, operator), operator)
+        disagreement = neighbor_disagreement(proba, operator)
+    return ClassSides(
+        source=class_coordinates(one_hot(labels, n_classes).to(source), unit),
+        target=class_coordinates(proba, unit),
+        proba=proba,
+        shares=shares,
+        weights=_row_weights(labels, shares) if free else None,
+        disagreement=disagreement,
+        disagreement_source=own,
+    )
+
+
+def _best_run(
+    x: Tensor, labels: Tensor, y: Tensor, *, relax: bool, **options: Any
+) -> tuple[bool, bool]:
+    """Return whether to start from Gaussian images, and with free shares."""
+    runs = [(False, False), (True, False), (False, True), (True, True)]
+    best, least = runs[0], math.inf
+    if len(y) <= 2 * NEIGHBORS:
+        return best  # all rows are neighbours, which tells nothing
+    operator = label_spreading(y)
+    starts = {False: x, True: _gaussian_images(x, y)}
+    for gaussian, free in runs if relax else runs[:2]:
+        proba, _ = transport_labels(
+            starts[gaussian], labels, y, relax=free, operator=operator, **options
+        )
+        figure = neighbor_disagreement(proba, operator) / (_CLEARLY if free else 1.0)
+        if figure < least:
+            best, least = (gaussian, free), figure
+    return best
+
+
+def _row_weights(labels: Tensor, shares: Tensor) -> Tensor:
+    """Return weights of sum one, equal within a class, that give the classes these shares."""
+    counts = labels.bincount(minlength=len(shares)).to(shares)
+    weights = (shares / counts)[labels]
+    return weights / weights.sum()
+
+
+def _gaussian_images(x: Tensor, y: Tensor) -> Tensor:
+    """Return the images of `x` under the optimal map between Gaussians of the same moments.
+
+    Both covariances are raised by their mean eigenvalue, so that directions of little variance
+    stay as they are.
+    """
+    centre_x, centre_y = x.double().mean(0), y.double().mean(0)
+    moved = x.double() - centre_x
+    a, b = (_raised_covariance(c) for c in (moved, y.double() - centre_y))
+    root, inverse = _power(a, 0.5), _power(a, -0.5)
+    matrix = inverse @ _power(root @ b @ root, 0.5) @ inverse
+    return (moved @ matrix + centre_y).to(x.dtype)
+
+
+def _raised_covariance(rows: Tensor) -> Tensor:
+    """Return the covariance of centred rows plus its mean eigenvalue, or the identity of none."""
+    covariance = rows.T @ rows / len(rows)
+    eye = torch.eye(len(covariance), dtype=rows.dtype, device=rows.device)
+    mean = covariance.trace() / len(covariance)
+    return covariance + mean * eye if mean > 0 else eye
+
+
+def _power(matrix: Tensor, power: float) -> Tensor:
+    """Return a power of a positive definite matrix."""
+    values, vectors = torch.linalg.eigh(matrix)
+    result: Tensor = (vectors * values.pow(power)) @ vectors.T
+    return result
+
+
+def _trial_rows(cloud: Tensor) -> Tensor:
+    """Return the index of all rows, or of a fixed random choice of them."""
+    n = len(cloud)
+    order = torch.randperm(n, generator=make_generator(0))[:_TRIAL_ROWS]
+    return (order if n > _TRIAL_ROWS else torch.arange(n)).to(cloud.device)

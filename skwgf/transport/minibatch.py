@@ -23,6 +23,7 @@ def batch_map(
     *,
     side_x: Tensor | None = None,
     side_y: Tensor | None = None,
+    weights_x: Tensor | None = None,
     reg: float = 0.0,
 ) -> Tensor:
     r"""Return the barycentric images of the points `x` among the points `y`.
@@ -37,6 +38,9 @@ def batch_map(
 
     side_x, side_y : Tensor of shape (n, k) and (m, k), default=None
         Coordinates that enter the cost :math:`|x - y|^2/2` but not the image.
+
+    weights_x : Tensor of shape (n,), default=None
+        Positive weights of the points; None gives equal weights.
 
     reg : float, default=0.0
         Entropic regularisation in the unit of the cost; 0 is the exact plan.
@@ -56,8 +60,8 @@ def batch_map(
     a = x if side_x is None else torch.cat([x, side_x], 1)
     b = y if side_y is None else torch.cat([y, side_y], 1)
     if reg == 0:
-        return exact_plan(a, b).barycenter(y)
-    return sinkhorn(a, b, reg).barycenter(y)
+        return exact_plan(a, b, weights_x=weights_x).barycenter(y)
+    return sinkhorn(a, b, reg, weights_x=weights_x).barycenter(y)
 
 
 class MinibatchTransport:

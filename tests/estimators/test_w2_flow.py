@@ -6,9 +6,12 @@ and is then said to be so, with the figure, and set with a margin of at least a 
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, pairwise_distances_argmin
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -289,6 +292,15 @@ def crossed_classes(n, *, seed):
     return source, target, labels
 
 
+CENTRES = np.array([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]])
+
+
+def three_classes(counts, *, seed):
+    """Return three round classes with so many rows, and their labels."""
+    labels = np.repeat(np.arange(3), counts)
+    return CENTRES[labels] + 0.5 * normal(len(labels), seed=seed), labels
+
+
 @pytest.fixture(scope="module")
 def problem():
     """Return source rows and their labels, target rows and theirs."""
@@ -367,6 +379,37 @@ class TestLabels:
         assert np.array_equal(strings.transform(X_source), numbers.transform(X_source))
         found = strings.classes_source_[strings.target_proba_.argmax(1)]
         assert accuracy_score(np.where(y == 0, "red", "blue"), found) == 1.0
+
+    def test_class_shares_of_the_target(self):
+        # Equal shares change: a plan that keeps them sends an eighth of the rows astray.
+        X_source, y_source = three_classes((100, 100, 100), seed=0)
+        X, y = three_classes((140, 80, 80), seed=1)
+        generator = small(max_iter=2).fit(X + 1.0, X_source=X_source, y_source=y_source)
+        assert accuracy_score(y, generator.target_proba_.argmax(1)) > 0.99
+        assert np.allclose(generator.target_proportions_, [0.47, 0.265, 0.265], atol=0.1)
+        assert np.isclose(generator.target_proportions_.sum(), 1.0)
+
+    def test_loops_draw_with_the_class_shares(self):
+        # Equal draws would not match the target: an eighth of the rows would change class.
+        X_source, y_source = three_classes((100, 100, 100), seed=0)
+        X, _ = three_classes((140, 80, 80), seed=1)
+        generator = small(persistence=5).fit(X + 1.0, X_source=X_source, y_source=y_source)
+        distances = generator.transform(X_source) - CENTRES[y_source] - 1.0
+        assert np.mean(np.linalg.norm(distances, axis=1) < 2.0) > 0.95
+
+    def test_warning_where_nearest_rows_fit_better(self):
+        # From .2 to .6 is beyond what free shares reach; without transport all labels are right.
+        X_source, y_source = three_classes((60, 120, 120), seed=0)
+        X, _ = three_classes((180, 60, 60), seed=1)
+        with pytest.warns(UserWarning, match="more harm than good"):
+            small(max_iter=2).fit(X + 1.0, X_source=X_source, y_source=y_source)
+
+    def test_no_warning_where_labels_fit(self, problem):
+        X_source, y_source, X, _ = problem
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            small(max_iter=2).fit(X, X_source=X_source, y_source=y_source)
 
     def test_labels_of_the_target_are_never_read(self, problem):
         X_source, y_source, X, y = problem
