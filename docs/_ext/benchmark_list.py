@@ -242,6 +242,25 @@ BENCHMARKS = {
             ),
         ),
     ),
+    "label_free": Benchmark(
+        "choosing without target labels",
+        (
+            Table(
+                "label_free",
+                {"case": "case", "classifier": "classifier"},
+                {"accuracy": "accuracy on the target"},
+                across="method",
+                title="Accuracy of every candidate.",
+            ),
+            Table(
+                "label_free",
+                {"case": "case", "classifier": "classifier"},
+                {"neighbours": "neighbour score"},
+                across="method",
+                title="NeighborScorer, which sees no label of the target.",
+            ),
+        ),
+    ),
     "sinkhorn_engine": Benchmark(
         "the transport engine",
         (
