@@ -83,6 +83,17 @@ class ClassSides:
     disagreement, disagreement_source : float
         How often neighbours in the target are of different classes, relative to rows at random:
         by `proba`, and by the labels of the nearest source rows, smoothed alike.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.transport import class_sides
+    >>> x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    >>> codes = torch.arange(2).repeat_interleave(20)
+    >>> x = x + 6 * codes[:, None]
+    >>> sides = class_sides(x, codes, x + 1, n_classes=2, weight=8.0, reg=0.03)
+    >>> bool((sides.proba.argmax(1) == codes).all()), sides.source.shape
+    (True, torch.Size([40, 2]))
     """
 
     source: Tensor
