@@ -49,7 +49,7 @@ def accuracy(X):
     return KNeighborsClassifier(n_neighbors=1).fit(X, y_source).score(X_test, y_test)
 
 
-options = {"max_iter": 100, "batch_size": 256, "random_state": 0}
+options = {"max_iter": 100, "batch_size": 256, "tol": 0.02, "random_state": 0}
 by_law = W2FlowGenerator(**options).fit(X_target, X_source=X_source)
 by_label = W2FlowGenerator(reg=0.02, **options).fit(X_target, X_source=X_source, y_source=y_source)
 clouds = {
