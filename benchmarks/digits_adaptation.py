@@ -1,15 +1,16 @@
 """A digit classifier carried from one collection to another: W2FlowGenerator and POT's transports.
 
 A classifier is trained on source rows that were mapped to the target, with the source labels, and
-scored on all test rows of the target. Fits see the target's training rows without labels. Written
-to digits_adaptation.md and digits_adaptation.csv.
+scored on all test rows of the target. Fits see the target's training rows without labels. Some
+pairs are compared by features as well, histograms of gradients and a network learnt on source
+labels. Written to digits_adaptation.md and digits_adaptation.csv.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from _common import (
     timed,
     write_results,
 )
+from _digit_features import DigitNetwork, GradientHistograms
+from sklearn.base import TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import SVC
@@ -49,6 +52,9 @@ USPS_CASES: tuple[tuple[str, str, Way], ...] = (
     ("usps", "mnist", "plain"),
     ("usps", "mnist", "crop"),
 )
+# Pairs that are compared by features too.
+FEATURE_CASES = (*OPTDIGITS_CASES[:3], *USPS_CASES[2:])
+PIXELS, HISTOGRAMS, NETWORK = "pixels", "histograms of gradients", "network"
 USPS_FILE = Path("digits") / "usps.h5"
 
 # One setting of ours for all pairs: the networks of the demo, wider than the default.
@@ -67,8 +73,16 @@ SOURCE_ONLY, CEILING = "source only", "trained on target labels"
 EMD, LINEAR = "POT, exact (EMDTransport)", "POT, linear (LinearTransport)"
 SINKHORN, LPL1 = "POT, SinkhornTransport", "POT, SinkhornLpl1Transport"
 OURS, OURS_LABELLED = "W2 flow, no labels", "W2 flow, y_source"
-METHODS = (SOURCE_ONLY, EMD, SINKHORN, LPL1, LINEAR, OURS, OURS_LABELLED, CEILING)
-SCORES = {"knn": "1-NN", "svc": "SVC", "knn_unseen": "1-NN, unseen source rows"}
+OURS_FEATURES = "W2 flow, y_source and feature_map"
+METHODS = (SOURCE_ONLY, EMD, SINKHORN, LPL1, LINEAR, OURS, OURS_LABELLED, OURS_FEATURES, CEILING)
+SCORES = {
+    "knn": "1-NN",
+    "svc": "SVC",
+    "knn_fewer": "1-NN, as many seen rows",
+    "knn_unseen": "1-NN, unseen source rows",
+}
+# Draws of as many mapped source rows as there are unseen ones.
+FEWER_DRAWS = 5
 TIMES = {"seconds": "fit, s", "processor_seconds": "fit, processor s"}
 
 
@@ -84,11 +98,18 @@ class Fitted:
 
 def scores(domains: Bunch, transform: Transform) -> dict[str, float]:
     """Return target test accuracies of classifiers trained on mapped source rows."""
-    mapped = transform(domains.X_source)
+    mapped, labels = transform(domains.X_source), domains.y_source
     unseen = transform(domains.X_source_test)
+    rng, size = np.random.default_rng(SUBSAMPLE_SEED), min(len(unseen), len(mapped))
+    fewer = [rng.choice(len(mapped), size, replace=False) for _ in range(FEWER_DRAWS)]
     return {
-        "knn": accuracy(KNeighborsClassifier(1), mapped, domains.y_source, domains),
-        "svc": accuracy(SVC(), mapped, domains.y_source, domains),
+        "knn": accuracy(KNeighborsClassifier(1), mapped, labels, domains),
+        "svc": accuracy(SVC(), mapped, labels, domains),
+        "knn_fewer": float(
+            np.mean(
+                [accuracy(KNeighborsClassifier(1), mapped[i], labels[i], domains) for i in fewer]
+            )
+        ),
         "knn_unseen": accuracy(KNeighborsClassifier(1), unseen, domains.y_source_test, domains),
     }
 
@@ -157,31 +178,85 @@ def pot(
     return Fitted(lambda X: method.transform(Xs=X), *times, setting)
 
 
-def ours(domains: Bunch, *, labelled: bool, seed: int, quick: bool) -> Fitted:
+def ours(
+    domains: Bunch, *, labelled: bool, seed: int, quick: bool, feature_map: object = None
+) -> Fitted:
     """Fit W2FlowGenerator to the unlabelled target rows."""
-    flow = W2FlowGenerator(max_iter=2 if quick else MAX_ITER, random_state=seed, **SETTINGS)
+    flow = W2FlowGenerator(
+        feature_map=feature_map, max_iter=2 if quick else MAX_ITER, random_state=seed, **SETTINGS
+    )
     labels = domains.y_source if labelled else None
-    _, *times = timed(flow.fit, domains.X_target, X_source=domains.X_source, y_source=labels)
-    return Fitted(flow.transform, *times)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        _, *times = timed(flow.fit, domains.X_target, X_source=domains.X_source, y_source=labels)
+    warned = any("more harm than good" in str(warning.message) for warning in caught)
+    return Fitted(flow.transform, *times, "warned" if warned else "")
 
 
-def run_case(domains: Bunch, options: Options) -> Iterator[dict[str, object]]:
-    """Yield a row of figures for every method and seed of one pair of domains."""
-    yield {"method": SOURCE_ONLY, **scores(domains, lambda X: X)}
-    for name, grid in peers(domains):
-        found = [figures(fitted, domains) for fitted in grid]
+def run_case(domains: Bunch, options: Options, *, space: str) -> Iterator[dict[str, object]]:
+    """Yield a row of figures for every method and seed of one pair of domains in a space."""
+    # What has no seed is computed once. Features of a network have the seed of that network.
+    seeds = options.seeds if space == NETWORK else options.seeds[:1]
+    maps = {seed: feature_map(space, domains, seed, options) for seed in seeds}
+    spaces = {seed: in_features(domains, maps[seed]) for seed in seeds}
+    first = spaces[seeds[0]]
+    for seed in seeds:
+        yield {"method": SOURCE_ONLY, "seed": seed, **scores(spaces[seed], lambda X: X)}
+    for name, grid in peers(first):
+        found = [figures(fitted, first) for fitted in grid]
         best = int(np.argmax([row["knn"] for row in found]))
         for i, row in enumerate(found):
             yield {"method": name, "shown": i == best, **row}
-    for name, labelled in ((OURS, False), (OURS_LABELLED, True)):
-        for seed in options.seeds:
-            fitted = ours(domains, labelled=labelled, seed=seed, quick=options.quick)
-            yield {"method": name, "seed": seed, **figures(fitted, domains)}
-    trained = {
-        name: accuracy(classifier, domains.X_target, domains.y_target, domains)
-        for name, classifier in (("knn", KNeighborsClassifier(1)), ("svc", SVC()))
-    }
-    yield {"method": CEILING, **trained}
+    for seed in options.seeds:
+        there, found = spaces.get(seed, first), maps.get(seed, maps[seeds[0]])
+        for name, labelled in ((OURS, False), (OURS_LABELLED, True)):
+            fitted = ours(there, labelled=labelled, seed=seed, quick=options.quick)
+            yield {"method": name, "seed": seed, **figures(fitted, there)}
+        if found is not None:
+            yield {
+                "method": OURS_FEATURES,
+                "seed": seed,
+                **mapped_in_pixels(domains, there, found, seed=seed, quick=options.quick),
+            }
+    for seed in seeds:
+        there = spaces[seed]
+        trained = {
+            name: accuracy(classifier, there.X_target, there.y_target, there)
+            for name, classifier in (("knn", KNeighborsClassifier(1)), ("svc", SVC()))
+        }
+        yield {"method": CEILING, "seed": seed, **trained}
+
+
+def feature_map(space: str, domains: Bunch, seed: int, options: Options) -> TransformerMixin | None:
+    """Return the features of a space, learnt on source labels where there is something to learn."""
+    if space == PIXELS:
+        return None
+    if space == HISTOGRAMS:
+        return GradientHistograms()
+    network = DigitNetwork(n_epochs=1 if options.quick else 10, random_state=seed)
+    _, seconds, _ = timed(network.fit, domains.X_source, domains.y_source)
+    print(f"features learnt in {seconds:.0f} s")
+    return network
+
+
+def in_features(domains: Bunch, features: TransformerMixin | None) -> Bunch:
+    """Return the domains with features in place of pixels."""
+    if features is None:
+        return domains
+    names = ("X_source", "X_source_test", "X_target", "X_target_test")
+    return Bunch(**domains | {name: features.transform(domains[name]) for name in names})
+
+
+def mapped_in_pixels(
+    domains: Bunch, featured: Bunch, features: TransformerMixin, *, seed: int, quick: bool
+) -> dict[str, object]:
+    """Return figures of pixels that moved under a plan between features, compared by these."""
+    fitted = ours(domains, labelled=True, seed=seed, quick=quick, feature_map=features)
+    seen = Bunch(
+        **featured | {"X_source": domains.X_source, "X_source_test": domains.X_source_test}
+    )
+    then = replace(fitted, transform=lambda X: features.transform(fitted.transform(X)))
+    return figures(then, seen)
 
 
 def figures(fitted: Fitted, domains: Bunch) -> dict[str, object]:
@@ -205,17 +280,17 @@ def bold_best(values: pd.Series, texts: list[str]) -> list[str]:
 def overview(shown: pd.DataFrame, column: str) -> str:
     """Return one accuracy of all methods (columns) on all pairs (rows) as Markdown."""
     rows = []
-    for case, group in shown.groupby("case", sort=False):
+    for (case, space), group in shown.groupby(["case", "features"], sort=False):
         values = group.groupby("method")[column].mean().reindex(METHODS)
         texts = ["-" if np.isnan(v) else f"{v:.3f}" for v in values]
-        rows.append([case, *bold_best(values, texts)])
-    return markdown(pd.DataFrame(rows, columns=["source to target", *METHODS]))
+        rows.append([case, space, *bold_best(values, texts)])
+    return markdown(pd.DataFrame(rows, columns=["source to target", "features", *METHODS]))
 
 
 def details(shown: pd.DataFrame, sizes: dict[str, str]) -> str:
-    """Return a table for every pair."""
+    """Return a table for every pair and space."""
     parts = []
-    for case, group in shown.groupby("case", sort=False):
+    for (case, space), group in shown.groupby(["case", "features"], sort=False):
         by_method = group.groupby("method")
         cells = pd.DataFrame({"method": METHODS})
         for column, heading in SCORES.items():
@@ -229,7 +304,8 @@ def details(shown: pd.DataFrame, sizes: dict[str, str]) -> str:
         cells["setting"] = [
             ", ".join(group.loc[group["method"] == m, "setting"].dropna().unique()) for m in METHODS
         ]
-        parts.append(f"### {case}\n\n{sizes[case]}\n\n{markdown(cells)}")
+        cells = cells[cells["method"].isin(set(group["method"]))]
+        parts.append(f"### {case}, {space}\n\n{sizes[case]}\n\n{markdown(cells)}")
     return "\n\n".join(parts)
 
 
@@ -242,7 +318,8 @@ def report(raw: pd.DataFrame, sizes: dict[str, str], options: Options, skipped: 
 
 8 x 8 pixels; accuracy on all target test rows of a classifier trained on mapped source rows with
 their source labels. Fits see target training rows without labels. "Unseen source rows" are source
-test rows, which no fit has seen, mapped and used for training instead.
+test rows, which no fit has seen, mapped and used for training instead; "as many seen rows" is the
+mean over {FEWER_DRAWS} choices of as many fitted rows: what a smaller training set alone costs.
 {conditions(options)}{absent if skipped else ""}
 
 * "plain" averages the whole frame, "crop" the square around the ink.
@@ -251,7 +328,13 @@ test rows, which no fit has seen, mapped and used for training instead.
   peer, seconds are of that one fit. SinkhornLpl1Transport reads the source labels; its (entropy,
   group) weights: {LPL1_GRID}. Of a domain of more than {ENTROPIC_LIMIT} rows both are fitted to a
   fixed random choice of {ENTROPIC_FEW}, and map the others by POT's out-of-sample rule.
-* W2FlowGenerator has one setting everywhere: {labels}. "y_source" reads source labels only.
+* W2FlowGenerator has one setting everywhere: {labels}. "y_source" reads source labels only;
+  "warned" is a fit that said that a map may do more harm than good.
+* Features are histograms of gradients, or the last layer but one of a small convolutional network,
+  trained on the labelled source rows, turned, zoomed, shifted and lit at random (a network a seed;
+  POT's transports see that of the first). All methods work on the features, rows and classifier
+  alike, but "feature_map": its plan compares features, the rows move in pixels, and the classifier
+  compares the features of moved rows. "Source only" is what the features do without adaptation.
 * Bold is best without target labels.
 
 ## 1-NN accuracy
@@ -289,12 +372,15 @@ def main() -> None:
             f"{len(domains.X_source)} source rows ({len(domains.X_source_test)} unseen), "
             f"{len(domains.X_target)} target rows, {len(domains.X_target_test)} test rows."
         )
-        for row in run_case(domains, options):
-            rows.append({"case": case, **row})
-            print(*(f"{v:.3f}" if isinstance(v, float) else v for v in rows[-1].values()))
-        # After every pair, so that an interrupted run keeps those that are done.
-        raw = pd.DataFrame(rows)
-        write_results(options.out, "digits_adaptation", raw, report(raw, sizes, options, skipped))
+        with_features = (source, target, way) in FEATURE_CASES
+        for space in (PIXELS, HISTOGRAMS, NETWORK) if with_features else (PIXELS,):
+            for row in run_case(domains, options, space=space):
+                rows.append({"case": case, "features": space, **row})
+                print(*(f"{v:.3f}" if isinstance(v, float) else v for v in rows[-1].values()))
+            # After every space, so that an interrupted run keeps those that are done.
+            raw = pd.DataFrame(rows)
+            page = report(raw, sizes, options, skipped)
+            write_results(options.out, "digits_adaptation", raw, page)
 
 
 if __name__ == "__main__":

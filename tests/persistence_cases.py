@@ -88,6 +88,11 @@ CASES = {
         _small(W2FlowGenerator, "minibatch", activation="silu", **_NET),
         more={"X_source": X + 1, "y_source": LABELS},
     ),
+    "w2 features": Case(
+        _small(W2FlowGenerator, feature_map=StandardScaler(), **_NET),
+        more={"X_source": X + 1},
+        hand_back={"feature_map": StandardScaler()},
+    ),
     "sinkhorn": Case(_small(SinkhornFlowGenerator, activation="elu", **_NET)),
     "sinkhorn conditional": Case(
         _small(SinkhornFlowGenerator, conditional=True, persistence=2, **_NET), y=LABELS
@@ -104,6 +109,12 @@ CASES = {
         lambda: DomainAdapter(_small(W2FlowGenerator, **_NET)()),
         y=LABELS,
         more={"sample_domain": np.where(np.arange(60) % 2, 1, -1)},
+    ),
+    "adapter features": Case(
+        lambda: DomainAdapter(_small(W2FlowGenerator, feature_map=StandardScaler(), **_NET)()),
+        y=LABELS,
+        more={"sample_domain": np.where(np.arange(60) % 2, 1, -1)},
+        hand_back={"flow__feature_map": StandardScaler()},
     ),
     "adapter default": Case(DomainAdapter, more={"sample_domain": None}),
     "svgd data": Case(_small(SVGDSampler)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from skwgf._tensor import derive_seed, make_generator
 from skwgf.estimators._coordinates import normal_points
+from skwgf.estimators._features import Features
 from skwgf.estimators._generator import POTENTIAL, choose
 from skwgf.estimators._w2_ends import ends_from_noise
 from skwgf.flows import VelocityField, debiased_velocity, tracked_velocity, transport_velocity
@@ -20,6 +22,7 @@ from skwgf.transport import (
     NetworkTransport,
     SemidiscreteTransport,
     batch_map,
+    mean_cost,
 )
 
 # Points that the first potential is solved on: as many as rows up to the size that an exact plan
@@ -43,6 +46,9 @@ class Problem:
 
     source : Tensor of shape (n, d) or None
         Reference rows; None is N(0, I).
+
+    features_source, features_target : Tensor of shape (n, c) and (m, c), or None
+        What the cost compares in place of the rows; None are the rows themselves.
 
     side_source, side_target : Tensor of shape (n, k) and (m, k), or None
         Coordinates of the class term in the cost.
@@ -69,18 +75,25 @@ class Problem:
     high: Tensor
     reg: float
     seed: int
+    features_source: Tensor | None = None
+    features_target: Tensor | None = None
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Return n reference points and what travels with them."""
         if self.source is None:
             z = torch.randn(n, self.y.shape[1], generator=generator)
             return z.to(self.y), None
+        index = self.draw_index(n, generator)
+        return self.source[index], None if self.side_source is None else self.side_source[index]
+
+    def draw_index(self, n: int, generator: torch.Generator) -> Tensor:
+        """Return the index of n source rows, drawn by their weights."""
+        assert self.source is not None
         if self.weights is None:
             index = choose(len(self.source), n, generator)
         else:
             index = torch.multinomial(self.weights.cpu(), n, True, generator=generator)
-        index = index.to(self.y.device)
-        return self.source[index], None if self.side_source is None else self.side_source[index]
+        return index.to(self.y.device)
 
 
 def end_points(problem: Problem, n_pairs: int) -> Pairs:
@@ -102,25 +115,43 @@ def end_points(problem: Problem, n_pairs: int) -> Pairs:
     return Pairs(z, image, generator)
 
 
+def compared(features: Features, source: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the features of both sides around zero, in a unit in which their mean cost is one."""
+    found_source, found = features(source), features(y)
+    shift = found.mean(0)
+    found_source, found = found_source - shift, found - shift
+    size = max(float(found_source.abs().max()), float(found.abs().max())) or 1.0
+    found_source, found = found_source / size, found / size
+    unit = math.sqrt(mean_cost(found_source, found)) or 1.0
+    return found_source / unit, found / unit
+
+
 def source_images(problem: Problem) -> Tensor:
     """Return the images of all source rows under one plan to all target rows."""
-    source, y = problem.source, problem.y
-    assert source is not None
+    assert problem.source is not None
+    # What the cost compares; the images are made of the rows.
+    source = problem.source if problem.features_source is None else problem.features_source
+    y = problem.y if problem.features_target is None else problem.features_target
+    side = problem.side_source
     # An entropic plan is in reach beyond the size of an exact one; it was found for the labels too.
-    labelled = problem.side_source is not None and problem.reg > 0
+    labelled = side is not None and problem.reg > 0
     if labelled or max(len(source), len(y)) <= _EXACT_POINTS:
         return batch_map(
             source,
             y,
-            side_x=problem.side_source,
+            side_x=side,
             side_y=problem.side_target,
+            images=problem.y,
             weights_x=problem.weights,
             reg=problem.reg,
         )
-    transport = SemidiscreteTransport(y, side=problem.side_target, reg=problem.reg)
+    transport = SemidiscreteTransport(
+        y, side=problem.side_target, images=problem.y, reg=problem.reg
+    )
     generator = make_generator(derive_seed(problem.seed, POTENTIAL))
-    transport.solve(*problem.draw(_n_points(len(y)), generator))
-    return transport(source, problem.side_source)
+    index = problem.draw_index(_n_points(len(y)), generator)
+    transport.solve(source[index], None if side is None else side[index])
+    return transport(source, side)
 
 
 def velocity(

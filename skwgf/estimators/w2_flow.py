@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import _fit_context
 from sklearn.callback import with_callbacks
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -32,11 +32,11 @@ from skwgf._threads import one_thread_in_pools
 from skwgf._warnings import caller_level
 from skwgf.base import BaseFlow
 from skwgf.estimators._coordinates import Coordinates, fit_coordinates
-from skwgf.estimators._features import atoms
+from skwgf.estimators._features import Features, atoms, cost_features, fit_feature_map
 from skwgf.estimators._generator import SPLIT, VALIDATION, GeneratorMixin
 from skwgf.estimators._inputs import check_labels, check_source
 from skwgf.estimators._validation import held_out_divergence, split_rows
-from skwgf.estimators._w2_problem import Problem, end_points, velocity
+from skwgf.estimators._w2_problem import Problem, compared, end_points, velocity
 from skwgf.flows import pair_update, persistent_update
 from skwgf.flows.carriers import RandomStream, Stateful
 from skwgf.flows.regression import Update
@@ -102,6 +102,13 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         Whether each column is divided by its own standard deviation inside, so that columns of
         different units weigh alike; False uses one scale for all. None is True from N(0, I) and
         False with a source, whose distances to the target are kept.
+
+    feature_map : transformer, callable or None, default=None
+        With `X_source` and ``persistence="full"``: the cost compares features of the rows,
+        :math:`|\phi(x) - \phi(y)|^2/2`, and labels are found among them, while the rows are what
+        moves. A transformer (fitted on X if it is not yet; a search always clones and fits it,
+        unless it is a :class:`~sklearn.frozen.FrozenEstimator`), or a function of tensors of rows.
+        It need not be differentiable.
 
     label_weight : float, default=8.0
         Weight of the class term in the cost when `y_source` is given, relative to the mean cost.
@@ -176,6 +183,9 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
 
     X_source_ : ndarray of shape (n_source, n_features) or None
         The source rows; None when the reference is N(0, I).
+
+    feature_map_ : transformer, callable or None
+        The features of the cost.
 
     classes_source_ : ndarray of shape (n_classes,) or None
         The labels in `y_source`.
@@ -259,6 +269,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         "debias": ["boolean"],
         "reg": [Interval(Real, 0, None, closed="left"), None],
         "standardize": ["boolean", None],
+        "feature_map": [HasMethods("transform"), callable, None],
         "label_weight": [Interval(Real, 0, None, closed="left")],
         "hidden_layer_sizes": ["array-like", None],
         "activation": [StrOptions({"relu", "silu", "tanh", "elu"})],
@@ -278,6 +289,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         debias: bool = True,
         reg: float | None = None,
         standardize: bool | None = None,
+        feature_map: Any = None,
         label_weight: float = 8.0,
         hidden_layer_sizes: tuple[int, ...] | None = None,
         activation: str = "relu",
@@ -302,6 +314,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         self.debias = debias
         self.reg = reg
         self.standardize = standardize
+        self.feature_map = feature_map
         self.label_weight = label_weight
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
@@ -321,7 +334,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         self.checkpoint_every = checkpoint_every
 
     @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
+    @_fit_context(prefer_skip_nested_validation=False)
     @one_thread_in_pools
     def fit(self, X: Any, y: Any = None, *, X_source: Any = None, y_source: Any = None) -> Self:
         """Learn the map from the reference to the law of X.
@@ -352,7 +365,9 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             if X_source is None:
                 raise ValueError("y_source labels the rows of X_source, but X_source is None.")
             y_source = check_labels(y_source, len(X_source), name="y_source", rows="X_source")
-        persistence = self._check_parameters(labelled=y_source is not None)
+        persistence = self._check_parameters(
+            from_source=X_source is not None, labelled=y_source is not None
+        )
         self._to_the_end = persistence == "full"
         device, seed = resolve_device(self.device), draw_seed(self.random_state)
         generator = make_generator(seed)
@@ -361,8 +376,12 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             X if X_source is None else np.concatenate([X, X_source]), standardize=standardize
         )
         limits = None if X_source is not None else atoms(X)
+        feature_map = fit_feature_map(self.feature_map, X)
+        features = None if feature_map is None else cost_features(feature_map, coordinates)
         problem, held_out, found = self._problem(
-            *(X, X_source, y_source, coordinates, limits), seed=seed, device=device
+            *(X, X_source, y_source, coordinates, limits, features),
+            seed=seed,
+            device=device,
         )
         d = X.shape[1]
         regressor = self._new_regressor(
@@ -384,7 +403,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             parts=parts,
             validation=validation,
             coordinates=coordinates,
-            found=found,
+            found=found | {"feature_map_": feature_map},
             seed=seed,
             device=device,
             limits=limits,
@@ -470,7 +489,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             X, lambda index, generator: self._draw(len(index), generator, self.X_source_)
         )
 
-    def _check_parameters(self, *, labelled: bool) -> int | str:
+    def _check_parameters(self, *, from_source: bool, labelled: bool) -> int | str:
         """Return the persistence to use, after checks that involve several parameters."""
         if labelled and self.potential == "network":
             raise ValueError(
@@ -483,9 +502,18 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
                 f"{self.potential!r} does not have. Use potential='semidiscrete', or an integer "
                 "or 'auto' persistence."
             )
-        if self.persistence is not None:
-            return self.persistence
-        return "full" if self.potential == "semidiscrete" else "auto"
+        persistence = self.persistence
+        if persistence is None:
+            persistence = "full" if self.potential == "semidiscrete" else "auto"
+        if self.feature_map is not None and not (from_source and persistence == "full"):
+            raise ValueError(
+                "feature_map compares source rows with rows of X under one plan, which needs "
+                "X_source, potential='semidiscrete' and persistence='full' (or None), got "
+                f"X_source={'rows' if from_source else None}, potential={self.potential!r} and "
+                f"persistence={self.persistence!r}. Leave feature_map out, or use "
+                "SinkhornFlowGenerator."
+            )
+        return persistence
 
     def _problem(
         self,
@@ -494,6 +522,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         y_source: NDArray[Any] | None,
         coordinates: Coordinates,
         limits: tuple[Tensor, Tensor] | None,
+        features: Features | None,
         *,
         seed: int,
         device: torch.device,
@@ -508,14 +537,18 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
                 for limit in limits
             )
         source = None if X_source is None else coordinates.apply(X_source).float().to(device)
+        # What the cost compares, the rows themselves without features.
+        end, start = y, y if source is None else source
+        if features is not None and source is not None:
+            start, end = compared(features, source, y)
         sides = classes = None
         reg = self.reg if self.reg is not None else (0.0 if y_source is None else _LABEL_REG)
-        if source is not None and y_source is not None:
+        if y_source is not None:
             classes, codes = np.unique(y_source, return_inverse=True)
             sides = class_sides(
-                source,
+                start,
                 to_tensor(codes, device=device).long(),
-                y,
+                end,
                 n_classes=len(classes),
                 weight=self.label_weight,
                 reg=reg or _LABEL_REG,
@@ -530,8 +563,10 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             weights=None if sides is None else sides.weights,
             low=low,
             high=high,
-            reg=reg * mean_cost(y if source is None else source, y),
+            reg=reg * mean_cost(start, end),
             seed=seed,
+            features_source=None if features is None else start,
+            features_target=None if features is None else end[rows],
         )
         found = {
             "X_source_": X_source,

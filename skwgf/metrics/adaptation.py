@@ -11,6 +11,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.special import xlogy
 from sklearn.base import BaseEstimator, clone, is_classifier, is_regressor
 from sklearn.linear_model import LogisticRegression
@@ -20,8 +21,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import _safe_indexing, check_scalar
 from sklearn.utils.metadata_routing import MetadataRequest
+from torch.nn.functional import one_hot
 
+from skwgf._tensor import to_tensor
 from skwgf.metrics._domains import Rows, ScoreFunction, ask, default_score, seen
+from skwgf.transport.label_graph import contiguity_ratio
 
 # Domains are told apart no more surely than that, so that weights stay finite.
 _LEAST_SHARE = 1e-6
@@ -362,16 +366,15 @@ class NeighborScorer(_DomainScorer):
             At most 1. Higher is better.
         """
         rows = Rows(X, None, sample_domain, type(self).__name__)
-        least = check_scalar(self.n_neighbors, "n_neighbors", Integral, min_val=1)
+        k = check_scalar(self.n_neighbors, "n_neighbors", Integral, min_val=1)
         target = ~rows.source
         found = np.asarray(ask(estimator, "predict", rows, target))
         space = seen(estimator, rows)[target]
-        search = NearestNeighbors(n_neighbors=min(least, len(space) - 1)).fit(space)
-        near = search.kneighbors(return_distance=False)
+        search = NearestNeighbors(n_neighbors=min(k, len(space) - 1)).fit(space)
+        near = to_tensor(search.kneighbors(return_distance=False)).long()
         if is_regressor(estimator):
-            apart, spread = (found[:, None] - found[near]) ** 2, 2 * found.var(0)
+            values = to_tensor(found, dtype=torch.float64).reshape(len(space), -1)
         else:
-            _, codes, counts = np.unique(found, return_inverse=True, return_counts=True)
-            apart, spread = codes[:, None] != codes[near], 1 - ((counts / len(found)) ** 2).sum()
-        unlike = float(np.sum(spread))
-        return 1 - float(np.mean(apart)) / unlike if unlike > 0 else 0.0
+            values = one_hot(to_tensor(np.unique(found, return_inverse=True)[1]).long())
+        own = torch.arange(len(space))[:, None].expand_as(near)
+        return 1.0 - contiguity_ratio(values, own.flatten(), near.flatten())

@@ -1,14 +1,10 @@
 """Couplings and potentials between two measures. Tensors in, tensors out."""
 
+from skwgf.transport.class_sides import ClassSides, class_sides
 from skwgf.transport.cost import half_squared_distance, mean_cost
 from skwgf.transport.exact import TransportPlan, exact_plan
 from skwgf.transport.label_graph import neighbor_disagreement
-from skwgf.transport.labelled import (
-    ClassSides,
-    class_coordinates,
-    class_sides,
-    transport_labels,
-)
+from skwgf.transport.labelled import class_coordinates, transport_labels
 from skwgf.transport.minibatch import MinibatchTransport, batch_map
 from skwgf.transport.network import NetworkTransport
 from skwgf.transport.proportions import ClassProportions, class_proportions

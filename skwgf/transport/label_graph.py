@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from sklearn.neighbors import KNeighborsClassifier, kneighbors_graph
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from skwgf._tensor import to_numpy, to_tensor
 
@@ -96,12 +97,48 @@ def neighbor_disagreement(proba: Tensor, operator: Tensor) -> float:
     >>> neighbor_disagreement(torch.eye(2)[[0, 1, 0, 1]], operator)
     2.0
     """
-    found = proba.argmax(1)
-    rows, cols = operator.indices()
-    differ = float((found[rows] != found[cols]).double().mean())
-    shares = found.bincount().double() / len(found)
-    chance = 1.0 - float(shares.square().sum())
-    return differ / chance if chance > 0 else 1.0
+    found = one_hot(proba.argmax(1), proba.shape[1])
+    return contiguity_ratio(found, *operator.indices())
+
+
+def contiguity_ratio(values: Tensor, rows: Tensor, cols: Tensor) -> float:
+    r"""Return how much neighbours differ, relative to two rows at random [1]_.
+
+    .. math:: \frac{\#\{i \sim j\}^{-1} \sum_{i \sim j} |u_i - u_j|^2}
+        {2 \, m^{-1} \sum_i |u_i - \bar u|^2}.
+
+    For one-hot labels u the numerator counts the neighbours of different classes, twice.
+
+    Parameters
+    ----------
+    values : Tensor of shape (m, c)
+        What the rows are given, one-hot labels or numbers.
+
+    rows, cols : Tensor of int64, shape (k,)
+        The pairs of neighbours.
+
+    Returns
+    -------
+    float
+        0 where neighbours are alike, about 1 for values at random, and 1 where all are the same.
+
+    References
+    ----------
+    .. [1] R. C. Geary. *The contiguity ratio and statistical mapping*. The Incorporated
+       Statistician 5 (1954).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skwgf.transport.label_graph import contiguity_ratio
+    >>> rows, cols = torch.tensor([0, 1, 2, 3]), torch.tensor([1, 0, 3, 2])
+    >>> contiguity_ratio(torch.tensor([[0.0], [0.0], [5.0], [5.0]]), rows, cols)
+    0.0
+    """
+    values = values.double()
+    apart = float((values[rows] - values[cols]).square().sum(1).mean())
+    spread = 2.0 * float(values.var(0, correction=0).sum())
+    return apart / spread if spread > 0 else 1.0
 
 
 def nearest_labels(x: Tensor, labels: Tensor, y: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ def batch_map(
     *,
     side_x: Tensor | None = None,
     side_y: Tensor | None = None,
+    images: Tensor | None = None,
     weights_x: Tensor | None = None,
     reg: float = 0.0,
 ) -> Tensor:
@@ -39,6 +40,10 @@ def batch_map(
     side_x, side_y : Tensor of shape (n, k) and (m, k), default=None
         Coordinates that enter the cost :math:`|x - y|^2/2` but not the image.
 
+    images : Tensor of shape (m, k), default=None
+        What stands for the rows of `y` in the barycentres, if not these rows: `x` and `y` may be
+        features of what is moved.
+
     weights_x : Tensor of shape (n,), default=None
         Positive weights of the points; None gives equal weights.
 
@@ -47,7 +52,7 @@ def batch_map(
 
     Returns
     -------
-    Tensor of shape (n, d)
+    Tensor of shape (n, d), or (n, k) with `images`
 
     Examples
     --------
@@ -59,9 +64,10 @@ def batch_map(
     """
     a = x if side_x is None else torch.cat([x, side_x], 1)
     b = y if side_y is None else torch.cat([y, side_y], 1)
+    images = y if images is None else images
     if reg == 0:
-        return exact_plan(a, b, weights_x=weights_x).barycenter(y)
-    return sinkhorn(a, b, reg, weights_x=weights_x).barycenter(y)
+        return exact_plan(a, b, weights_x=weights_x).barycenter(images)
+    return sinkhorn(a, b, reg, weights_x=weights_x).barycenter(images)
 
 
 class MinibatchTransport:

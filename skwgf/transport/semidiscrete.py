@@ -184,6 +184,10 @@ class SemidiscreteTransport:
     side : Tensor of shape (m, k), default=None
         Coordinates that enter the cost but not the image, such as scaled class probabilities.
 
+    images : Tensor of shape (m, c), default=None
+        What the rows of `y` stand for in the images, if not themselves: the points and `y` may be
+        features of what is moved.
+
     reg : float, default=0.0
         Entropic smoothing of the map, in the unit of the cost; 0 maps each point to one row.
 
@@ -211,10 +215,12 @@ class SemidiscreteTransport:
         y: Tensor,
         *,
         side: Tensor | None = None,
+        images: Tensor | None = None,
         reg: float = 0.0,
         sweep_reg: float = 0.01,
     ) -> None:
         self.y = y
+        self.images = y if images is None else images
         self.features = y if side is None else torch.cat([y, side], 1)
         self.reg = reg
         self._unit = mean_cost(self.features, self.features)
@@ -253,13 +259,13 @@ class SemidiscreteTransport:
         return cell_index(points, self.features, self.potential)
 
     def __call__(self, x: Tensor, side: Tensor | None = None) -> Tensor:
-        """Return the images T(x), of the shape of `x`."""
+        """Return the images T(x), of the shape of `x` without `images`."""
         if self.reg == 0:
-            return self.y[self.cells(x, side)]
+            return self.images[self.cells(x, side)]
         points = x if side is None else torch.cat([x, side], 1)
         return torch.cat(
             [
-                cell_probabilities(tile, self.features, self.potential, self.reg) @ self.y
+                cell_probabilities(tile, self.features, self.potential, self.reg) @ self.images
                 for tile in torch.split(points, _TILE)
             ]
         )
