@@ -111,10 +111,10 @@ CASES = {
         more={"sample_domain": np.where(np.arange(60) % 2, 1, -1)},
     ),
     "adapter features": Case(
-        lambda: DomainAdapter(_small(W2FlowGenerator, feature_map=StandardScaler(), **_NET)()),
+        lambda: DomainAdapter(_small(W2FlowGenerator, feature_map=torch.sin, **_NET)()),
         y=LABELS,
         more={"sample_domain": np.where(np.arange(60) % 2, 1, -1)},
-        hand_back={"flow__feature_map": StandardScaler()},
+        hand_back={"flow__feature_map": torch.sin},
     ),
     "adapter default": Case(DomainAdapter, more={"sample_domain": None}),
     "svgd data": Case(_small(SVGDSampler)),
