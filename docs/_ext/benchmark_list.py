@@ -31,10 +31,10 @@ _DIGITS_SHOWN = {"shown": ("", "True")}
 
 
 def _digits(figure: str, heading: str) -> Table:
-    """Return accuracies of one classifier, by pair of collections and method."""
+    """Return accuracies of one classifier, by pair of collections, features and method."""
     return Table(
         "digits_adaptation",
-        {"case": "source to target"},
+        {"case": "source to target", "features": "features"},
         {figure: heading},
         _DIGITS_SHOWN,
         across="method",
