@@ -36,10 +36,10 @@ from skwgf.estimators._features import Features, atoms, cost_features, fit_featu
 from skwgf.estimators._generator import SPLIT, VALIDATION, GeneratorMixin
 from skwgf.estimators._inputs import check_labels, check_source
 from skwgf.estimators._validation import held_out_divergence, split_rows
-from skwgf.estimators._w2_problem import Problem, compared, end_points, velocity
+from skwgf.estimators._w2_problem import Problem, compared, end_points, reading, velocity
 from skwgf.flows import pair_update, persistent_update
 from skwgf.flows.carriers import RandomStream, Stateful
-from skwgf.flows.regression import Update
+from skwgf.flows.regression import Pairs, Update
 from skwgf.nn import Regressor, evaluate
 from skwgf.transport import ClassSides, class_sides, mean_cost
 
@@ -49,6 +49,8 @@ _INNER_STEPS = 10
 _LABEL_REG = 0.03
 # Disagreement of neighbours that is no noise: beyond it labels are said to fit less well.
 _NOTABLE = 0.02
+# Share of rows beyond which it is no noise that a map has others read less well.
+_HARM = 0.005
 
 
 class W2FlowGenerator(GeneratorMixin, BaseFlow):
@@ -226,8 +228,10 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         When the figures were still improving at the end.
     UserWarning
         When the labels carried to X fit its neighbourhoods less well than those of the nearest
-        source rows. And when the fit was interrupted from the keyboard during its iterations: the
-        best state so far is kept. An interrupt before them, while the plan is solved, is raised.
+        source rows, or the nearest moved rows have them less often than the nearest source rows:
+        a map then helps no classifier. And when the fit was interrupted from the keyboard during
+        its iterations: the best state so far is kept. An interrupt before them, while the plan is
+        solved, is raised.
 
     Notes
     -----
@@ -392,6 +396,8 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             limits=None if limits is None else (problem.low, problem.high),
         )
         update, parts = self._update(problem, persistence, regressor, generator)
+        if problem.side_source is not None and isinstance(draw := parts[0], Pairs):
+            _warn_of_harm(*reading(problem, draw.image, features))
         validation = None
         if len(held_out):
             draws = make_generator(derive_seed(seed, VALIDATION))
@@ -623,6 +629,20 @@ def _warn_of_no_gain(sides: ClassSides) -> None:
         f"labels that were carried over, and {sides.disagreement_source:.2f} times by those of the "
         "nearest source rows. Compare with a classifier trained on the source rows as they are, or "
         "leave y_source out.",
+        UserWarning,
+        stacklevel=caller_level(),
+    )
+
+
+def _warn_of_harm(as_they_are: float, moved: float) -> None:
+    """Warn where moved rows have the labels of their neighbours in X less often than before."""
+    if moved >= as_they_are - _HARM:
+        return
+    warnings.warn(
+        f"A map by y_source may do more harm than good here: the labels that were carried to X are "
+        f"those of the nearest source row for {as_they_are:.1%} of the rows, and of the nearest "
+        f"moved row for {moved:.1%}. Compare with a classifier trained on the source rows as they "
+        "are, or leave y_source out.",
         UserWarning,
         stacklevel=caller_level(),
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skwgf import DomainAdapter, W2FlowGenerator
-from skwgf.estimators._w2_problem import Problem, source_images
+from skwgf.estimators._w2_problem import Problem, reading, source_images
 from skwgf.transport import exact_plan
 
 pytestmark = pytest.mark.filterwarnings(
@@ -130,6 +133,34 @@ class TestPlan:
             fit(small(feature_map=lambda x, by=by: by * x), y_source=LABELS) for by in (1.0, size)
         )
         assert np.allclose(plain.transform(X_SOURCE), scaled.transform(X_SOURCE), atol=0.02)
+
+
+class TestReading:
+    def test_nearest_rows_before_and_after(self):
+        # Two target rows of each of two classes; the source is right about three of the four, and
+        # the images, in features, about all. Bugs caught: sides exchanged, pixels for features.
+        y = torch.tensor([[0.0, 0.0], [1.0, 0.0], [4.0, 0.0], [5.0, 0.0]])
+        source = torch.tensor([[0.0, 0.0], [2.0, 0.0], [5.0, 0.0]])
+        images = torch.tensor([[0.5, 90.0], [4.2, 90.0], [4.8, 90.0]])
+        posed = problem(
+            y,
+            source=source,
+            side_source=torch.eye(2)[[0, 1, 1]],
+            side_target=torch.tensor([[0.8, 0.2], [0.7, 0.3], [0.1, 0.9], [0.4, 0.6]]),
+        )
+        assert reading(posed, images, lambda x: x[:, :1]) == (1.0, 1.0)
+        closer = replace(posed, source=source - torch.tensor([0.8, 0.0]))
+        assert reading(closer, images, lambda x: x[:, :1]) == (0.75, 1.0)
+        assert reading(posed, images.flip(0), lambda x: x[:, :1])[1] < 1.0
+
+    @pytest.mark.parametrize(("moved", "said"), [(0.9, True), (0.949, False), (1.0, False)])
+    def test_harm_is_said(self, monkeypatch, moved, said):
+        monkeypatch.setattr("skwgf.estimators.w2_flow.reading", lambda *_: (0.95, moved))
+        with warnings.catch_warnings(record=True) as caught:
+            fit(small(max_iter=2), y_source=LABELS)
+        found = [str(w.message) for w in caught if "more harm than good" in str(w.message)]
+        assert len(found) == said
+        assert not said or "95.0% of the rows, and of the nearest moved row for 90.0%" in found[0]
 
 
 class TestMap:
