@@ -25,7 +25,7 @@ from _common import (
     timed,
     write_results,
 )
-from _digit_features import DigitNetwork, GradientHistograms
+from _digit_features import DigitFeatures, GradientHistograms
 from sklearn.base import TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neighbors import KNeighborsClassifier
@@ -54,7 +54,9 @@ USPS_CASES: tuple[tuple[str, str, Way], ...] = (
 )
 # Pairs that are compared by features too.
 FEATURE_CASES = (*OPTDIGITS_CASES[:3], *USPS_CASES[2:])
-PIXELS, HISTOGRAMS, NETWORK = "pixels", "histograms of gradients", "network"
+PIXELS, HISTOGRAMS, NETWORK = "pixels", "histograms of gradients", "network, histograms"
+# Passes over the source rows that the network is trained for.
+N_EPOCHS = 10
 USPS_FILE = Path("digits") / "usps.h5"
 
 # One setting of ours for all pairs: the networks of the demo, wider than the default.
@@ -233,7 +235,7 @@ def feature_map(space: str, domains: Bunch, seed: int, options: Options) -> Tran
         return None
     if space == HISTOGRAMS:
         return GradientHistograms()
-    network = DigitNetwork(n_epochs=1 if options.quick else 10, random_state=seed)
+    network = DigitFeatures(n_epochs=1 if options.quick else N_EPOCHS, random_state=seed)
     _, seconds, _ = timed(network.fit, domains.X_source, domains.y_source)
     print(f"features learnt in {seconds:.0f} s")
     return network
@@ -330,9 +332,9 @@ mean over {FEWER_DRAWS} choices of as many fitted rows: what a smaller training 
   fixed random choice of {ENTROPIC_FEW}, and map the others by POT's out-of-sample rule.
 * W2FlowGenerator has one setting everywhere: {labels}. "y_source" reads source labels only;
   "warned" is a fit that said that a map may do more harm than good.
-* Features are histograms of gradients, or the last layer but one of a small convolutional network,
-  trained on the labelled source rows, turned, zoomed, shifted and lit at random (a network a seed;
-  POT's transports see that of the first). All methods work on the features, rows and classifier
+* Features are histograms of gradients, or these beside the last layer but one of a small
+  convolutional network, trained on the labelled source rows, turned, zoomed, shifted and lit at
+  random (a network a seed; POT's transports see that of the first). All methods work on the features, rows and classifier
   alike, but "feature_map": its plan compares features, the rows move in pixels, and the classifier
   compares the features of moved rows. "Source only" is what the features do without adaptation.
 * Bold is best without target labels.

@@ -103,6 +103,7 @@ class TestPlan:
         assert np.mean((images[:, 1] > 0) == (u > 0)) > 0.95
         assert np.abs(images[away, 1] - np.sign(u[away])).mean() < 0.2
 
+    @pytest.mark.filterwarnings("ignore:A map by y_source may do more harm:UserWarning")
     def test_labels_are_found_among_the_features(self):
         # Two rings, told apart by the radius; the source is their left half, the target the right.
         label = np.arange(300) % 2
