@@ -61,7 +61,7 @@ class DigitNetwork(TransformerMixin, ClassifierMixin, BaseEstimator):
         self,
         width: int = 32,
         n_features: int = 64,
-        n_epochs: int = 10,
+        n_epochs: int = 20,
         learning_rate: float = 3e-3,
         random_state: int = 0,
     ) -> None:
@@ -128,7 +128,7 @@ class DigitFeatures(TransformerMixin, BaseEstimator):
     with either alone, which takes no label of the target to see.
     """
 
-    def __init__(self, n_epochs: int = 10, *, random_state: int = 0) -> None:
+    def __init__(self, n_epochs: int = 20, *, random_state: int = 0) -> None:
         self.n_epochs = n_epochs
         self.random_state = random_state
 

@@ -56,7 +56,7 @@ USPS_CASES: tuple[tuple[str, str, Way], ...] = (
 FEATURE_CASES = (*OPTDIGITS_CASES[:3], *USPS_CASES[2:])
 PIXELS, HISTOGRAMS, NETWORK = "pixels", "histograms of gradients", "network, histograms"
 # Passes over the source rows that the network is trained for.
-N_EPOCHS = 10
+N_EPOCHS = 20
 USPS_FILE = Path("digits") / "usps.h5"
 
 # One setting of ours for all pairs: the networks of the demo, wider than the default.
@@ -334,9 +334,10 @@ mean over {FEWER_DRAWS} choices of as many fitted rows: what a smaller training 
   "warned" is a fit that said that a map may do more harm than good.
 * Features are histograms of gradients, or these beside the last layer but one of a small
   convolutional network, trained on the labelled source rows, turned, zoomed, shifted and lit at
-  random (a network a seed; POT's transports see that of the first). All methods work on the features, rows and classifier
-  alike, but "feature_map": its plan compares features, the rows move in pixels, and the classifier
-  compares the features of moved rows. "Source only" is what the features do without adaptation.
+  random (a network a seed; POT's transports see that of the first). All methods work on the
+  features, rows and classifier alike, but "feature_map": its plan compares features, the rows move
+  in pixels, and the classifier compares the features of moved rows. "Source only" is what the
+  features do without adaptation.
 * Bold is best without target labels.
 
 ## 1-NN accuracy
