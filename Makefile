@@ -23,8 +23,8 @@ VENV := .venv
 BENCH_VENV := .venv-bench
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 BENCHMARKS ?= $(addprefix benchmarks/, sinkhorn_engine.py ring.py w2_shapes.py one_step.py \
-    mode_coverage.py finite_sample.py tables.py digits_generation.py digits_adaptation.py \
-    domain_shift.py label_free.py \
+    persistence.py mode_coverage.py finite_sample.py tables.py digits_generation.py \
+    digits_adaptation.py domain_shift.py label_free.py \
     svgd.py torus.py gwg.py gwg_toys.py mean_field.py wsfn.py wsfn_quantiser.py wsfn_scale.py \
     $(if $(DATA),svgd_posteriors.py svgd_recipe.py gwg_posteriors.py uci.py))
 

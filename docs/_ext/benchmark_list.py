@@ -27,6 +27,15 @@ _PASSES = {
     "sample_processor_seconds": "10,000 draws, processor s",
     "passes": "passes a draw",
 }
+_TRAINED = {
+    "w1": "W1",
+    "w2": "W2",
+    "updates": "iterations",
+    "epochs": "epochs",
+    "reached": "W2 to a third, share of the seeds",
+    "seconds_to_level": "processor s to there",
+    "epochs_to_level": "epochs to there",
+}
 _DIGITS_SHOWN = {"shown": ("", "True")}
 
 
@@ -69,6 +78,25 @@ def _generation(name: str, setting: dict[str, str]) -> Table:
             "passes": "passes a draw",
         }
     return Table(name, _METHOD | setting, figures)
+
+
+def _trained(law: str) -> Table:
+    """Return the ends of training runs on one law."""
+    where = {"part": "curves", "at": "end", "law": law}
+    return Table(
+        "persistence", _METHOD, _TRAINED, where, title=f"{law}: after the same processor time."
+    )
+
+
+def _persistent(at: str, heading: str) -> Table:
+    """Return distances by the number of optimiser steps on the same pairs."""
+    return Table(
+        "persistence",
+        {"step_size": "step in flow time", "persistence": "K"},
+        {"w1": "W1", "w2": "W2"},
+        {"part": "sweep", "at": at},
+        title=f"Ring of 8, potential networks, one setting for all K: {heading}.",
+    )
 
 
 def _carried(carrier: str, figure: str, heading: str) -> Table:
@@ -139,6 +167,19 @@ BENCHMARKS = {
         {
             "one_step.png": "Quality against the time of sampling.",
             "one_step_transfer.png": "New rows of the oval, and where they land.",
+        },
+    ),
+    "persistence": Benchmark(
+        "one step on the same pairs, or many",
+        (
+            _trained("Ring of 8"),
+            _trained("Ten modes in 8 columns"),
+            _persistent("end", "after the same processor time"),
+            _persistent("updates", "after as many updates of the potential"),
+        ),
+        {
+            "persistence.png": "W1 and W2 along the training, mean and range of the seeds.",
+            "persistence_sweep.png": "W1 and W2 by persistence.",
         },
     ),
     "mode_coverage": Benchmark(
