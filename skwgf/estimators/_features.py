@@ -75,6 +75,21 @@ def atoms(X: NDArray[Any]) -> tuple[Tensor, Tensor]:
     return torch.where(piled_low, low, -torch.inf), torch.where(piled_high, high, torch.inf)
 
 
+def share_a_unit(X: NDArray[Any]) -> bool:
+    """Return whether most columns that vary pile up at one and the same least value.
+
+    So do pixels and counts, which are all zero in many rows. A column of them that is rarely above
+    zero has a small standard deviation, by which it must not be enlarged.
+    """
+    low, _ = atoms(X)
+    varying = to_tensor(X.min(0) != X.max(0))
+    limits = low[varying & low.isfinite()]
+    if len(limits) == 0:
+        return False
+    commonest = int(torch.unique(limits, return_counts=True)[1].max())
+    return 2 * commonest > int(varying.sum())
+
+
 def _named(rows: NDArray[Any], feature_map: Any) -> Any:
     """Return the rows with the names of the columns that a transformer was fitted on, if any."""
     names = getattr(feature_map, "feature_names_in_", None)

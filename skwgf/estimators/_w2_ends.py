@@ -31,9 +31,10 @@ from skwgf.estimators._validation import by_region
 from skwgf.transport import cell_index
 from skwgf.transport.exact import exact_plan
 
-# Rows of one exact plan and least points to solve it on, and number of plans: rows beyond that are
-# left out, evenly.
-_PLAN_ROWS, _LEAST_POINTS, _MOST_PLANS = 5000, 1000, 8
+# Rows of one exact plan, least and most points to solve it on, and number of plans: rows beyond
+# that are left out, evenly. A single plan has two points a row: its cells err half as much.
+_PLAN_ROWS, _LEAST_POINTS, _MOST_POINTS, _MOST_PLANS = 5000, 1000, 8000, 8
+_POINTS_A_ROW = 2
 # Rows of a neighbourhood: so many, or so many for each column. It ends at a gap, where rows are so
 # many times farther than the tenth one.
 _NEIGHBORS, _NEIGHBORS_A_COLUMN, _GAP, _INNERMOST = 50, 16, 4.0, 10
@@ -64,13 +65,15 @@ def ends_from_noise(
     z = normal_points(n_points, d, int(torch.randint(2**31, (1,), generator=generator))).to(y)
     x = affine_map(y)(z)
     if n <= _PLAN_ROWS:
-        return z, local_maps(x, y).clamp(low, high)
+        n_solved = min(max(_POINTS_A_ROW * n, _LEAST_POINTS), _MOST_POINTS)
+        return z, local_maps(x, y, n_points=n_solved).clamp(low, high)
     order = by_region(y, derive_seed(seed, POTENTIAL), generator).to(y.device)
     n_plans = min(math.ceil(n / _PLAN_ROWS), _MOST_PLANS, n_points)
     image = torch.empty_like(x)
     for k in range(n_plans):
         rows = y[order[k::n_plans]]
-        image[k::n_plans] = local_maps(x[k::n_plans], rows[:: math.ceil(len(rows) / _PLAN_ROWS)])
+        rows = rows[:: math.ceil(len(rows) / _PLAN_ROWS)]
+        image[k::n_plans] = local_maps(x[k::n_plans], rows, n_points=len(rows))
     return z, image.clamp(low, high)
 
 
@@ -121,10 +124,12 @@ def overall_map(x: Tensor, y: Tensor) -> Tensor:
     return (rows.mean(0) + (points - points.mean(0)) @ b).to(x)
 
 
-def local_maps(x: Tensor, y: Tensor) -> Tensor:
-    """Return the images of the points under the exact plan to the rows, in local Gaussian maps."""
-    d = x.shape[1]
-    points = x[: min(max(len(y), _LEAST_POINTS), _PLAN_ROWS)]
+def local_maps(x: Tensor, y: Tensor, *, n_points: int) -> Tensor:
+    """Return the images of the points under the exact plan to the rows, in local Gaussian maps.
+
+    The plan is solved on the first `n_points` points.
+    """
+    d, points = x.shape[1], x[:n_points]
     plan = exact_plan(points, y)
     share = csr_array(
         (to_numpy(plan.mass.double()) * len(y), (to_numpy(plan.cols), to_numpy(plan.rows))),

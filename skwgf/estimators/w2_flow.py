@@ -32,7 +32,13 @@ from skwgf._threads import one_thread_in_pools
 from skwgf._warnings import caller_level
 from skwgf.base import BaseFlow
 from skwgf.estimators._coordinates import Coordinates, fit_coordinates
-from skwgf.estimators._features import Features, atoms, cost_features, fit_feature_map
+from skwgf.estimators._features import (
+    Features,
+    atoms,
+    cost_features,
+    fit_feature_map,
+    share_a_unit,
+)
 from skwgf.estimators._generator import SPLIT, VALIDATION, GeneratorMixin
 from skwgf.estimators._inputs import check_labels, check_source
 from skwgf.estimators._validation import held_out_divergence, split_rows
@@ -102,8 +108,9 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
 
     standardize : bool or None, default=None
         Whether each column is divided by its own standard deviation inside, so that columns of
-        different units weigh alike; False uses one scale for all. None is True from N(0, I) and
-        False with a source, whose distances to the target are kept.
+        different units weigh alike; False uses one scale for all. None is False with a source,
+        whose distances to the target are kept; and from N(0, I) where more than half of the columns
+        pile up at the same least value, as pixels and counts do at zero; else True.
 
     feature_map : transformer, callable or None, default=None
         With `X_source` and ``persistence="full"``: the cost compares features of the rows,
@@ -375,7 +382,9 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         self._to_the_end = persistence == "full"
         device, seed = resolve_device(self.device), draw_seed(self.random_state)
         generator = make_generator(seed)
-        standardize = self.standardize if self.standardize is not None else X_source is None
+        standardize = self.standardize
+        if standardize is None:
+            standardize = X_source is None and not share_a_unit(X)
         coordinates = fit_coordinates(
             X if X_source is None else np.concatenate([X, X_source]), standardize=standardize
         )

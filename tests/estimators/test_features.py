@@ -12,7 +12,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardSc
 from sklearn.utils.validation import check_is_fitted
 
 from skwgf.estimators._coordinates import fit_coordinates
-from skwgf.estimators._features import atoms, cost_features, fit_feature_map
+from skwgf.estimators._features import atoms, cost_features, fit_feature_map, share_a_unit
 
 X = np.random.default_rng(0).normal(loc=[5.0, -300.0], scale=[1.0, 64.0], size=(40, 2))
 COORDINATES = fit_coordinates(X, standardize=True)
@@ -174,3 +174,18 @@ class TestLimits:
     def test_single_precision_is_kept_to_the_bit(self):
         column = np.float32([0.1, 0.1, 0.7, 0.7])
         assert self.limits(column) == (float(np.float32(0.1)), float(np.float32(0.7)))
+
+
+def test_pixels_share_a_unit_and_tables_do_not():
+    # Catches columns that are counted although they are constant, and limits of different columns
+    # that are taken for one although they lie at different values.
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(200, 4))
+    counts = rng.poisson(0.5, size=(200, 4)).astype(float)
+    assert share_a_unit(counts)
+    assert share_a_unit(np.column_stack([counts, table[:, :3]]))
+    assert not share_a_unit(np.column_stack([counts, table]))
+    assert not share_a_unit(counts + np.arange(4))
+    assert share_a_unit(np.column_stack([counts[:, :2], np.full((200, 9), 7.0)]))
+    assert not share_a_unit(table)
+    assert not share_a_unit(np.ones((5, 2)))
