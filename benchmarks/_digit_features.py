@@ -122,11 +122,7 @@ class DigitNetwork(TransformerMixin, ClassifierMixin, BaseEstimator):
 
 
 class DigitFeatures(TransformerMixin, BaseEstimator):
-    """Features of a network beside histograms of gradients, with the same weight in distances.
-
-    Neighbours among the rows of the target are more often carried the same label with both than
-    with either alone, which takes no label of the target to see.
-    """
+    """Features of a network beside histograms of gradients, with the same weight in distances."""
 
     def __init__(self, n_epochs: int = 20, *, random_state: int = 0) -> None:
         self.n_epochs = n_epochs
