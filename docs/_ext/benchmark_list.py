@@ -27,6 +27,19 @@ _PASSES = {
     "sample_processor_seconds": "10,000 draws, processor s",
     "passes": "passes a draw",
 }
+_FIT = {"fit_processor_seconds": "fit, processor s"}
+_LIKENESS = {
+    "two_sample": "two-sample accuracy",
+    "variance": "within-mode variance",
+    "synthetic_to_real": "1-NN, synthetic to real",
+    "neighbor_ratio": "neighbour-distance ratio",
+}
+_MOMENTS = {
+    "mean_error": "largest error of a mean, sd",
+    "sd_min": "least sd ratio",
+    "sd_max": "greatest sd ratio",
+    "correlation_error": "largest error of a correlation",
+}
 _TRAINED = {
     "w1": "W1",
     "w2": "W2",
@@ -78,6 +91,11 @@ def _generation(name: str, setting: dict[str, str]) -> Table:
             "passes": "passes a draw",
         }
     return Table(name, _METHOD | setting, figures)
+
+
+def _shaped(kinds: tuple[str, ...], figures: dict[str, str], title: str) -> Table:
+    """Return figures of the default W2FlowGenerator, by the kind of data."""
+    return Table("w2_shapes", {"data": "data"}, figures | _FIT, {"kind": kinds}, title=f"{title}.")
 
 
 def _trained(law: str) -> Table:
@@ -137,6 +155,29 @@ BENCHMARKS = {
                 title="W1 to a validation sample, by learning rate.",
             ),
         ),
+    ),
+    "w2_shapes": Benchmark(
+        "one setting for modes, curves, digits and tables",
+        (
+            Table(
+                "w2_shapes",
+                {"data": "data", "method": "method"},
+                _SHAPE | {"rare_mass": "mass of the rare modes"} | _FIT,
+                {"kind": "modes"},
+                title="Laws of modes.",
+            ),
+            _shaped(("curves", "mixture", "digits"), _LIKENESS, "Curves, a mixture, and digits"),
+            _shaped(("tables",), _MOMENTS, "Tables, moments of draws against those of the rows"),
+            Table(
+                "w2_shapes",
+                {"n": "rows"},
+                {"seconds": "processor seconds"},
+                {"kind": "time"},
+                across="data",
+                title="Processor seconds of a fit by the number of rows.",
+            ),
+        ),
+        {"w2_shapes.png": "Time of a fit by the number of rows."},
     ),
     "one_step": Benchmark(
         "one network pass a draw",
