@@ -24,15 +24,12 @@ from skwgf.transport import (
     batch_map,
     mean_cost,
 )
-from skwgf.transport.label_graph import nearest_labels
 
 # Points that the first potential is solved on: as many as rows up to the size that an exact plan
 # takes ten seconds for, more for the entropic one beyond it, and never fewer than some.
 _FEW_POINTS, _EXACT_POINTS, _ENTROPIC_POINTS = 1000, 5000, 16384
 # Latents mapped in advance: this many, or as many numbers in all.
 _POOL_ROWS, _POOL_NUMBERS = 200_000, 2**24
-# Target rows that are read to see what a map is good for.
-_READ_ROWS = 1500
 # Training of the potential networks. In scaled coordinates the learning rate may be four times the
 # one known to be safe for raw ones: within the same time W1 on rings and moons is halved.
 _DUAL_BATCH, _DUAL_RATE = 512, 2e-3
@@ -155,28 +152,6 @@ def source_images(problem: Problem) -> Tensor:
     index = problem.draw_index(_n_points(len(y)), generator)
     transport.solve(source[index], None if side is None else side[index])
     return transport(source, side)
-
-
-def reading(problem: Problem, images: Tensor, features: Features | None) -> tuple[float, float]:
-    """Return how often nearest source rows, as they are and moved, have the labels carried over.
-
-    The labels are those of both sides of the class term; evenly chosen target rows are read, by
-    their features if there are any.
-    """
-    source, side, side_y = problem.source, problem.side_source, problem.side_target
-    assert source is not None
-    assert side is not None
-    assert side_y is not None
-    every = -(-len(problem.y) // _READ_ROWS)
-    known, found = side.argmax(1), side_y[::every].argmax(1)
-    as_is, moved, y = (
-        rows if features is None else features(rows)
-        for rows in (source, images, problem.y[::every])
-    )
-    own, other = (
-        float((nearest_labels(rows, known, y) == found).double().mean()) for rows in (as_is, moved)
-    )
-    return own, other
 
 
 def velocity(

@@ -7,7 +7,6 @@ The flow of :math:`\mu \mapsto \tfrac12 W_2^2(\mu, \nu)` moves a law towards the
 from __future__ import annotations
 
 import os
-import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar, Self
 
@@ -29,7 +28,6 @@ from skwgf._tensor import (
     to_tensor,
 )
 from skwgf._threads import one_thread_in_pools
-from skwgf._warnings import caller_level
 from skwgf.base import BaseFlow
 from skwgf.estimators._coordinates import Coordinates, fit_coordinates
 from skwgf.estimators._features import (
@@ -42,21 +40,18 @@ from skwgf.estimators._features import (
 from skwgf.estimators._generator import SPLIT, VALIDATION, GeneratorMixin
 from skwgf.estimators._inputs import check_labels, check_source
 from skwgf.estimators._validation import held_out_divergence, split_rows
-from skwgf.estimators._w2_problem import Problem, compared, end_points, reading, velocity
+from skwgf.estimators._w2_labels import warn_of_harm, warn_of_no_gain
+from skwgf.estimators._w2_problem import Problem, compared, end_points, velocity
 from skwgf.flows import pair_update, persistent_update
 from skwgf.flows.carriers import RandomStream, Stateful
 from skwgf.flows.regression import Pairs, Update
 from skwgf.nn import Regressor, evaluate
-from skwgf.transport import ClassSides, class_sides, mean_cost
+from skwgf.transport import class_sides, mean_cost
 
 # Optimiser steps of an iteration when the plan is held to the end.
 _INNER_STEPS = 10
 # Regularisation of plans with a class term, relative to the mean cost.
 _LABEL_REG = 0.03
-# Disagreement of neighbours that is no noise: beyond it labels are said to fit less well.
-_NOTABLE = 0.02
-# Share of rows beyond which it is no noise that a map has others read less well.
-_HARM = 0.005
 
 
 class W2FlowGenerator(GeneratorMixin, BaseFlow):
@@ -406,7 +401,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         )
         update, parts = self._update(problem, persistence, regressor, generator)
         if problem.side_source is not None and isinstance(draw := parts[0], Pairs):
-            _warn_of_harm(*reading(problem, draw.image, features))
+            warn_of_harm(problem, draw.image, features)
         validation = None
         if len(held_out):
             draws = make_generator(derive_seed(seed, VALIDATION))
@@ -568,7 +563,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
                 weight=self.label_weight,
                 reg=reg or _LABEL_REG,
             )
-            _warn_of_no_gain(sides)
+            warn_of_no_gain(sides)
         rows, held_out = split_rows(y, self.validation_fraction, derive_seed(seed, SPLIT))
         problem = Problem(
             y=y[rows],
@@ -626,32 +621,3 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             on_step=on_step,
         )
         return update, (potential, RandomStream(generator))
-
-
-def _warn_of_no_gain(sides: ClassSides) -> None:
-    """Warn where the labels of the plan fit the target less well than those of nearest rows."""
-    if sides.disagreement <= sides.disagreement_source + _NOTABLE:
-        return
-    warnings.warn(
-        "A map by y_source may do more harm than good here: of neighbouring rows of X "
-        f"{sides.disagreement:.2f} times as many as by chance are of different classes by the "
-        f"labels that were carried over, and {sides.disagreement_source:.2f} times by those of the "
-        "nearest source rows. Compare with a classifier trained on the source rows as they are, or "
-        "leave y_source out.",
-        UserWarning,
-        stacklevel=caller_level(),
-    )
-
-
-def _warn_of_harm(as_they_are: float, moved: float) -> None:
-    """Warn where moved rows have the labels of their neighbours in X less often than before."""
-    if moved >= as_they_are - _HARM:
-        return
-    warnings.warn(
-        f"A map by y_source may do more harm than good here: the labels that were carried to X are "
-        f"those of the nearest source row for {as_they_are:.1%} of the rows, and of the nearest "
-        f"moved row for {moved:.1%}. Compare with a classifier trained on the source rows as they "
-        "are, or leave y_source out.",
-        UserWarning,
-        stacklevel=caller_level(),
-    )
