@@ -17,7 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skwgf import DomainAdapter, W2FlowGenerator
-from skwgf.estimators._w2_problem import Problem, reading, source_images
+from skwgf.estimators._w2_labels import reading
+from skwgf.estimators._w2_problem import Problem, source_images
 from skwgf.transport import exact_plan
 
 pytestmark = pytest.mark.filterwarnings(
@@ -156,7 +157,7 @@ class TestReading:
 
     @pytest.mark.parametrize(("moved", "said"), [(0.9, True), (0.949, False), (1.0, False)])
     def test_harm_is_said(self, monkeypatch, moved, said):
-        monkeypatch.setattr("skwgf.estimators.w2_flow.reading", lambda *_: (0.95, moved))
+        monkeypatch.setattr("skwgf.estimators._w2_labels.reading", lambda *_: (0.95, moved))
         with warnings.catch_warnings(record=True) as caught:
             fit(small(max_iter=2), y_source=LABELS)
         found = [str(w.message) for w in caught if "more harm than good" in str(w.message)]
