@@ -20,6 +20,8 @@ from skwgf.estimators._coordinates import Coordinates
 # A column is limited on a side where at least this share of the rows, and two of them, take its
 # extreme value: pixels that are black, counts that are zero. A continuous column never is.
 _ATOM = 0.01
+# Columns of one unit have ranges of no more than that many times the usual one.
+_WIDER = 10.0
 
 Features = Callable[[Tensor], Tensor]
 
@@ -46,24 +48,26 @@ def cost_features(feature_map: Any, coordinates: Coordinates) -> Features:
     """
     if feature_map is None:
         return lambda x: x
-    on_arrays = hasattr(feature_map, "transform")
+    return lambda x: features_of(feature_map, coordinates.undo(x), x).to(x)
 
-    def features(x: Tensor) -> Tensor:
-        rows = coordinates.undo(x)
-        if on_arrays:
-            found = feature_map.transform(_named(to_numpy(rows), feature_map))
-            if issparse(found):
-                raise ValueError(
-                    "feature_map returns a sparse table, but features must be dense: set its "
-                    "sparse_output=False."
-                )
-            found = to_tensor(np.asarray(found))
-        else:
-            with torch.no_grad():
-                found = feature_map(rows.to(x))
-        return _check_features(found, len(x)).to(x)
 
-    return features
+def features_of(feature_map: Any, rows: Tensor, like: Tensor) -> Tensor:
+    """Return the features of rows in the units of the data, in the precision of the map.
+
+    A transformer sees an array in float64, a callable a tensor of the kind of `like`.
+    """
+    if hasattr(feature_map, "transform"):
+        found = feature_map.transform(_named(to_numpy(rows), feature_map))
+        if issparse(found):
+            raise ValueError(
+                "feature_map returns a sparse table, but features must be dense: set its "
+                "sparse_output=False."
+            )
+        found = to_tensor(np.asarray(found))
+    else:
+        with torch.no_grad():
+            found = feature_map(rows.to(like))
+    return _check_features(found, len(rows))
 
 
 def atoms(X: NDArray[Any]) -> tuple[Tensor, Tensor]:
@@ -76,18 +80,21 @@ def atoms(X: NDArray[Any]) -> tuple[Tensor, Tensor]:
 
 
 def share_a_unit(X: NDArray[Any]) -> bool:
-    """Return whether most columns that vary pile up at one and the same least value.
+    """Return whether most columns pile up at one least value, and no column is far wider than they.
 
     So do pixels and counts, which are all zero in many rows. A column of them that is rarely above
     zero has a small standard deviation, by which it must not be enlarged.
     """
     low, _ = atoms(X)
-    varying = to_tensor(X.min(0) != X.max(0))
+    widths = to_tensor(np.ptp(X, axis=0), dtype=torch.float64)
+    varying = widths > 0
     limits = low[varying & low.isfinite()]
     if len(limits) == 0:
         return False
-    commonest = int(torch.unique(limits, return_counts=True)[1].max())
-    return 2 * commonest > int(varying.sum())
+    values, counts = torch.unique(limits, return_counts=True)
+    piled = varying & (low == values[counts.argmax()])
+    most = 2 * int(piled.sum()) > int(varying.sum())
+    return most and float(widths.max()) <= _WIDER * float(widths[piled].median())
 
 
 def _named(rows: NDArray[Any], feature_map: Any) -> Any:

@@ -7,7 +7,6 @@ import warnings
 from torch import Tensor
 
 from skwgf._warnings import caller_level
-from skwgf.estimators._features import Features
 from skwgf.estimators._w2_problem import Problem
 from skwgf.transport import ClassSides
 from skwgf.transport.label_graph import nearest_labels
@@ -34,9 +33,9 @@ def warn_of_no_gain(sides: ClassSides) -> None:
     )
 
 
-def warn_of_harm(problem: Problem, images: Tensor, features: Features | None) -> None:
+def warn_of_harm(problem: Problem, images: Tensor) -> None:
     """Warn where moved rows have the labels of their neighbours in X less often than before."""
-    as_they_are, moved = reading(problem, images, features)
+    as_they_are, moved = reading(problem, images)
     if moved >= as_they_are - _HARM:
         return
     warnings.warn(
@@ -49,7 +48,7 @@ def warn_of_harm(problem: Problem, images: Tensor, features: Features | None) ->
     )
 
 
-def reading(problem: Problem, images: Tensor, features: Features | None) -> tuple[float, float]:
+def reading(problem: Problem, images: Tensor) -> tuple[float, float]:
     """Return how often nearest source rows, as they are and moved, have the labels carried over.
 
     The labels are those of both sides of the class term; evenly chosen target rows are read, by
@@ -59,13 +58,16 @@ def reading(problem: Problem, images: Tensor, features: Features | None) -> tupl
     assert source is not None
     assert side is not None
     assert side_y is not None
-    every = -(-len(problem.y) // _READ_ROWS)
+    y = problem.y
+    if problem.features is not None:
+        assert problem.features_source is not None
+        assert problem.features_target is not None
+        source, y = problem.features_source, problem.features_target
+        images = problem.features(images)
+    every = -(-len(y) // _READ_ROWS)
     known, found = side.argmax(1), side_y[::every].argmax(1)
-    as_is, moved, y = (
-        rows if features is None else features(rows)
-        for rows in (source, images, problem.y[::every])
+    own, moved = (
+        float((nearest_labels(rows, known, y[::every]) == found).double().mean())
+        for rows in (source, images)
     )
-    own, other = (
-        float((nearest_labels(rows, known, y) == found).double().mean()) for rows in (as_is, moved)
-    )
-    return own, other
+    return own, moved

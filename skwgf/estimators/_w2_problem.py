@@ -50,6 +50,9 @@ class Problem:
     features_source, features_target : Tensor of shape (n, c) and (m, c), or None
         What the cost compares in place of the rows; None are the rows themselves.
 
+    features : callable or None
+        From other rows to such features.
+
     side_source, side_target : Tensor of shape (n, k) and (m, k), or None
         Coordinates of the class term in the cost.
 
@@ -77,6 +80,7 @@ class Problem:
     seed: int
     features_source: Tensor | None = None
     features_target: Tensor | None = None
+    features: Features | None = None
 
     def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Return n reference points and what travels with them."""
@@ -115,15 +119,13 @@ def end_points(problem: Problem, n_pairs: int) -> Pairs:
     return Pairs(z, image, generator)
 
 
-def compared(features: Features, source: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the features of both sides around zero, in a unit in which their mean cost is one."""
-    found_source, found = features(source), features(y)
+def common_unit(found_source: Tensor, found: Tensor) -> Features:
+    """Return the function that puts features around zero, in a unit with a mean cost of one."""
+    found_source, found = (points.to("cpu", torch.float64) for points in (found_source, found))
     shift = found.mean(0)
-    found_source, found = found_source - shift, found - shift
-    size = max(float(found_source.abs().max()), float(found.abs().max())) or 1.0
-    found_source, found = found_source / size, found / size
-    unit = math.sqrt(mean_cost(found_source, found)) or 1.0
-    return found_source / unit, found / unit
+    size = max(float((points - shift).abs().max()) for points in (found_source, found)) or 1.0
+    unit = math.sqrt(mean_cost((found_source - shift) / size, (found - shift) / size)) or 1.0
+    return lambda points: (points.to("cpu", torch.float64) - shift) / size / unit
 
 
 def source_images(problem: Problem) -> Tensor:

@@ -31,9 +31,8 @@ from skwgf._threads import one_thread_in_pools
 from skwgf.base import BaseFlow
 from skwgf.estimators._coordinates import Coordinates, fit_coordinates
 from skwgf.estimators._features import (
-    Features,
     atoms,
-    cost_features,
+    features_of,
     fit_feature_map,
     share_a_unit,
 )
@@ -41,7 +40,7 @@ from skwgf.estimators._generator import SPLIT, VALIDATION, GeneratorMixin
 from skwgf.estimators._inputs import check_labels, check_source
 from skwgf.estimators._validation import held_out_divergence, split_rows
 from skwgf.estimators._w2_labels import warn_of_harm, warn_of_no_gain
-from skwgf.estimators._w2_problem import Problem, compared, end_points, velocity
+from skwgf.estimators._w2_problem import Problem, common_unit, end_points, velocity
 from skwgf.flows import pair_update, persistent_update
 from skwgf.flows.carriers import RandomStream, Stateful
 from skwgf.flows.regression import Pairs, Update
@@ -104,15 +103,16 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
     standardize : bool or None, default=None
         Whether each column is divided by its own standard deviation inside, so that columns of
         different units weigh alike; False uses one scale for all. None is False with a source,
-        whose distances to the target are kept; and from N(0, I) where more than half of the columns
-        pile up at the same least value, as pixels and counts do at zero; else True.
+        whose distances to the target are kept. From N(0, I) it is False where more than half of the
+        columns pile up at the same least value, as pixels and counts do at zero, and no column has
+        a range of more than ten times theirs; else True.
 
     feature_map : transformer, callable or None, default=None
         With `X_source` and ``persistence="full"``: the cost compares features of the rows,
         :math:`|\phi(x) - \phi(y)|^2/2`, and labels are found among them, while the rows are what
         moves. A transformer (fitted on X if it is not yet; a search always clones and fits it,
         unless it is a :class:`~sklearn.frozen.FrozenEstimator`), or a function of tensors of rows.
-        It need not be differentiable.
+        It need not be differentiable; with `y_source` it is applied to averages of rows as well.
 
     label_weight : float, default=8.0
         Weight of the class term in the cost when `y_source` is given, relative to the mean cost.
@@ -230,10 +230,10 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         When the figures were still improving at the end.
     UserWarning
         When the labels carried to X fit its neighbourhoods less well than those of the nearest
-        source rows, or the nearest moved rows have them less often than the nearest source rows:
-        a map then helps no classifier. And when the fit was interrupted from the keyboard during
-        its iterations: the best state so far is kept. An interrupt before them, while the plan is
-        solved, is raised.
+        source rows; or, with ``persistence="full"``, when nearest moved rows have them less often
+        than nearest source rows: a map may then help no classifier. And when the fit was
+        interrupted from the keyboard during its iterations: the best state so far is kept. An
+        interrupt before them, while the plan is solved, is raised.
 
     Notes
     -----
@@ -384,12 +384,8 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             X if X_source is None else np.concatenate([X, X_source]), standardize=standardize
         )
         limits = None if X_source is not None else atoms(X)
-        feature_map = fit_feature_map(self.feature_map, X)
-        features = None if feature_map is None else cost_features(feature_map, coordinates)
         problem, held_out, found = self._problem(
-            *(X, X_source, y_source, coordinates, limits, features),
-            seed=seed,
-            device=device,
+            *(X, X_source, y_source, coordinates, limits), seed=seed, device=device
         )
         d = X.shape[1]
         regressor = self._new_regressor(
@@ -400,8 +396,8 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             limits=None if limits is None else (problem.low, problem.high),
         )
         update, parts = self._update(problem, persistence, regressor, generator)
-        if problem.side_source is not None and isinstance(draw := parts[0], Pairs):
-            warn_of_harm(problem, draw.image, features)
+        if problem.side_source is not None and isinstance(pairs := parts[0], Pairs):
+            warn_of_harm(problem, pairs.image)
         validation = None
         if len(held_out):
             draws = make_generator(derive_seed(seed, VALIDATION))
@@ -413,7 +409,7 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             parts=parts,
             validation=validation,
             coordinates=coordinates,
-            found=found | {"feature_map_": feature_map},
+            found=found,
             seed=seed,
             device=device,
             limits=limits,
@@ -532,7 +528,6 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         y_source: NDArray[Any] | None,
         coordinates: Coordinates,
         limits: tuple[Tensor, Tensor] | None,
-        features: Features | None,
         *,
         seed: int,
         device: torch.device,
@@ -549,8 +544,18 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         source = None if X_source is None else coordinates.apply(X_source).float().to(device)
         # What the cost compares, the rows themselves without features.
         end, start = y, y if source is None else source
-        if features is not None and source is not None:
-            start, end = compared(features, source, y)
+        feature_map, features = fit_feature_map(self.feature_map, X), None
+        if feature_map is not None:
+            found_source, found_y = (
+                features_of(feature_map, to_tensor(rows, dtype=torch.float64), y)
+                for rows in (X_source, X)
+            )
+            unit = common_unit(found_source, found_y)
+            start, end = (unit(rows).to(y) for rows in (found_source, found_y))
+
+            def features(rows: Tensor) -> Tensor:
+                return unit(features_of(feature_map, coordinates.undo(rows), y)).to(y)
+
         sides = classes = None
         reg = self.reg if self.reg is not None else (0.0 if y_source is None else _LABEL_REG)
         if y_source is not None:
@@ -577,9 +582,11 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
             seed=seed,
             features_source=None if features is None else start,
             features_target=None if features is None else end[rows],
+            features=features,
         )
         found = {
             "X_source_": X_source,
+            "feature_map_": feature_map,
             "classes_source_": classes,
             "target_proba_": None if sides is None else to_numpy(sides.proba),
             "target_proportions_": None if sides is None else to_numpy(sides.shares),

@@ -21,7 +21,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import _safe_indexing, check_scalar
 from sklearn.utils.metadata_routing import MetadataRequest
-from torch.nn.functional import one_hot
 
 from skwgf._tensor import to_tensor
 from skwgf.metrics._domains import Rows, ScoreFunction, ask, default_score, seen
@@ -375,6 +374,6 @@ class NeighborScorer(_DomainScorer):
         if is_regressor(estimator):
             values = to_tensor(found, dtype=torch.float64).reshape(len(space), -1)
         else:
-            values = one_hot(to_tensor(np.unique(found, return_inverse=True)[1]).long())
+            values = to_tensor(np.unique(found, return_inverse=True)[1]).long()
         own = torch.arange(len(space))[:, None].expand_as(near)
         return 1.0 - contiguity_ratio(values, own.flatten(), near.flatten())

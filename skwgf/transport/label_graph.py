@@ -11,7 +11,6 @@ from __future__ import annotations
 import torch
 from sklearn.neighbors import KNeighborsClassifier, kneighbors_graph
 from torch import Tensor
-from torch.nn.functional import one_hot
 
 from skwgf._tensor import to_numpy, to_tensor
 
@@ -97,8 +96,7 @@ def neighbor_disagreement(proba: Tensor, operator: Tensor) -> float:
     >>> neighbor_disagreement(torch.eye(2)[[0, 1, 0, 1]], operator)
     2.0
     """
-    found = one_hot(proba.argmax(1), proba.shape[1])
-    return contiguity_ratio(found, *operator.indices())
+    return contiguity_ratio(proba.argmax(1), *operator.indices())
 
 
 def contiguity_ratio(values: Tensor, rows: Tensor, cols: Tensor) -> float:
@@ -107,12 +105,12 @@ def contiguity_ratio(values: Tensor, rows: Tensor, cols: Tensor) -> float:
     .. math:: \frac{\#\{i \sim j\}^{-1} \sum_{i \sim j} |u_i - u_j|^2}
         {2 \, m^{-1} \sum_i |u_i - \bar u|^2}.
 
-    For one-hot labels u the numerator counts the neighbours of different classes, twice.
+    For classes u is one-hot: both terms then count pairs of rows of different classes.
 
     Parameters
     ----------
-    values : Tensor of shape (m, c)
-        What the rows are given, one-hot labels or numbers.
+    values : Tensor of shape (m,), int64, or (m, c), float
+        Classes of the rows, from 0, or numbers.
 
     rows, cols : Tensor of int64, shape (k,)
         The pairs of neighbours.
@@ -134,11 +132,18 @@ def contiguity_ratio(values: Tensor, rows: Tensor, cols: Tensor) -> float:
     >>> rows, cols = torch.tensor([0, 1, 2, 3]), torch.tensor([1, 0, 3, 2])
     >>> contiguity_ratio(torch.tensor([[0.0], [0.0], [5.0], [5.0]]), rows, cols)
     0.0
+    >>> contiguity_ratio(torch.tensor([0, 1, 2, 2]), rows, cols)
+    0.8
     """
-    values = values.double()
-    apart = float((values[rows] - values[cols]).square().sum(1).mean())
-    spread = 2.0 * float(values.var(0, correction=0).sum())
-    return apart / spread if spread > 0 else 1.0
+    if bool((values == values[0]).all()):
+        return 1.0
+    if values.is_floating_point():
+        values = values.double()
+        apart = float((values[rows] - values[cols]).square().sum(1).mean())
+        return apart / (2.0 * float(values.var(0, correction=0).sum()))
+    shares = values.bincount().double() / len(values)
+    differ = float((values[rows] != values[cols]).double().mean())
+    return differ / (1.0 - float(shares.square().sum()))
 
 
 def nearest_labels(x: Tensor, labels: Tensor, y: Tensor) -> Tensor:

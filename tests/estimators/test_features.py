@@ -189,3 +189,9 @@ def test_pixels_share_a_unit_and_tables_do_not():
     assert share_a_unit(np.column_stack([counts[:, :2], np.full((200, 9), 7.0)]))
     assert not share_a_unit(table)
     assert not share_a_unit(np.ones((5, 2)))
+    # Revenue beside counts, and income beside a class in five columns, have units of their own.
+    revenue = 5000.0 * counts[:, 0] * rng.exponential(size=200)
+    assert not share_a_unit(np.column_stack([counts[:, 0], revenue]))
+    income, codes = 30_000 + 9000 * table[:, 0], np.arange(200) % 5
+    assert share_a_unit(np.eye(5)[codes])
+    assert not share_a_unit(np.column_stack([income, np.eye(5)[codes]]))

@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skwgf import DomainAdapter, W2FlowGenerator
@@ -136,6 +136,30 @@ class TestPlan:
         )
         assert np.allclose(plain.transform(X_SOURCE), scaled.transform(X_SOURCE), atol=0.02)
 
+    @pytest.mark.parametrize("place", [1e8, -1e8])
+    def test_features_of_any_place(self, place):
+        # In single precision a place of 1e8 would leave steps of 8 between features of order one.
+        maps = (FunctionTransformer(), FunctionTransformer(lambda x: x + place))
+        plain, moved = (fit(small(feature_map=found), y_source=LABELS) for found in maps)
+        assert np.allclose(plain.transform(X_SOURCE), moved.transform(X_SOURCE), atol=0.02)
+
+    def test_a_map_sees_the_rows_as_they_were_given(self):
+        # Bug caught: rows that went to scaled single precision and back, where zeros are no zeros
+        # and categories unknown.
+        rows, source = (rng.integers(0, 3, (60, 2)).astype(float) for rng in (RNG, RNG))
+        seen = []
+
+        def spy(found):
+            seen.append(found)
+            return found
+
+        small(feature_map=FunctionTransformer(spy)).fit(rows, X_source=source)
+        assert np.array_equal(seen[-2], source)
+        assert np.array_equal(seen[-1], rows)
+        encoder = OneHotEncoder(sparse_output=False).fit(np.tile(np.arange(3.0)[:, None], 2))
+        flow = small(feature_map=encoder).fit(rows, X_source=source)
+        assert np.isfinite(flow.transform(source)).all()
+
 
 class TestReading:
     def test_nearest_rows_before_and_after(self):
@@ -149,11 +173,15 @@ class TestReading:
             source=source,
             side_source=torch.eye(2)[[0, 1, 1]],
             side_target=torch.tensor([[0.8, 0.2], [0.7, 0.3], [0.1, 0.9], [0.4, 0.6]]),
+            features_source=source[:, :1],
+            features_target=y[:, :1],
+            features=lambda x: x[:, :1],
         )
-        assert reading(posed, images, lambda x: x[:, :1]) == (1.0, 1.0)
-        closer = replace(posed, source=source - torch.tensor([0.8, 0.0]))
-        assert reading(closer, images, lambda x: x[:, :1]) == (0.75, 1.0)
-        assert reading(posed, images.flip(0), lambda x: x[:, :1])[1] < 1.0
+        assert reading(posed, images) == (1.0, 1.0)
+        left = source[:, :1] - 0.8
+        closer = replace(posed, features_source=left)
+        assert reading(closer, images) == (0.75, 1.0)
+        assert reading(posed, images.flip(0))[1] < 1.0
 
     @pytest.mark.parametrize(("moved", "said"), [(0.9, True), (0.949, False), (1.0, False)])
     def test_harm_is_said(self, monkeypatch, moved, said):

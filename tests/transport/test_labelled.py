@@ -24,7 +24,7 @@ from skwgf.transport import (
     sinkhorn,
     transport_labels,
 )
-from skwgf.transport.label_graph import label_spreading, smooth_labels
+from skwgf.transport.label_graph import contiguity_ratio, label_spreading, smooth_labels
 
 ALPHA = 0.95
 
@@ -345,3 +345,17 @@ def test_sides_tell_that_a_map_does_not_help():
     x, labels_x, y, _ = turned_problem()
     turned = class_sides(x, labels_x, y, n_classes=3, weight=8.0, reg=0.03)
     assert turned.disagreement < 0.05
+
+
+def test_contiguity_of_numbers_and_of_classes():
+    # Catches classes that count as numbers, and values whose variance is only rounding: fifty times
+    # a tenth is a constant.
+    rows, cols = torch.tensor([0, 1, 2, 3]), torch.tensor([1, 0, 3, 2])
+    codes = torch.tensor([0, 3, 1, 1])
+    assert contiguity_ratio(codes, rows, cols) == pytest.approx(0.5 / (1 - 0.375))
+    one_hots = one_hot(codes, 4).to(DTYPE)
+    assert contiguity_ratio(one_hots, rows, cols) == pytest.approx(0.5 / (1 - 0.375))
+    numbers = codes[:, None].to(DTYPE)
+    assert contiguity_ratio(numbers, rows, cols) == pytest.approx(4.5 / (2 * 1.1875))
+    near = torch.arange(50)
+    assert contiguity_ratio(torch.full((50, 1), 0.1, dtype=DTYPE), near, near.flip(0)) == 1.0
