@@ -18,7 +18,7 @@ from _peers import (
 from torch import Tensor
 
 from skwgf.flows import VelocityField, persistent_update, tracked_velocity, transport_velocity
-from skwgf.nn import Regressor, constant_schedule, evaluate, mlp, squared_loss
+from skwgf.nn import Regressor, constant_schedule, evaluate, mlp, norm_loss, squared_loss
 from skwgf.nn.adam import make_adam
 from skwgf.transport import NetworkTransport, SemidiscreteTransport
 
@@ -84,15 +84,17 @@ def network_flow(
     penalty: float,
     step_size: float = 1.0,
     persistence: int | str,
+    loss: Callable[[Tensor], Tensor] = norm_loss,
     seed: int,
 ) -> Contender:
-    """Return the loop of W2FlowGenerator(potential="network"); persistence 1 is the W2-GAN.
+    """Return the loop of W2FlowGenerator(potential="network").
 
-    The estimator has one rate and one penalty for its potentials; here they can be tuned.
+    With one step and squared lengths it is the W2-GAN. The estimator has one rate and one penalty
+    for its potentials, and regresses on lengths; here they can be tuned.
     """
     rows, shift, scale = scaled(X)
     generator, d = torch.Generator().manual_seed(seed), rows.shape[1]
-    network = new_network(d, learning_rate, generator)
+    network = new_network(d, learning_rate, generator, loss=loss)
     transport = NetworkTransport(
         rows, batch_size=BATCH, learning_rate=dual_rate, penalty=penalty, generator=generator
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin
 from torch import nn
 from torch.nn import functional
 
@@ -50,7 +50,7 @@ class GradientHistograms(TransformerMixin, BaseEstimator):
         return True
 
 
-class DigitNetwork(TransformerMixin, ClassifierMixin, BaseEstimator):
+class DigitNetwork(TransformerMixin, BaseEstimator):
     """Convolutional classifier of randomly changed images; features are its last layer but one.
 
     Images are turned, zoomed, sheared, shifted, made thicker or thinner, and their contrast is
@@ -114,11 +114,6 @@ class DigitNetwork(TransformerMixin, ClassifierMixin, BaseEstimator):
     def transform(self, X: np.ndarray) -> np.ndarray:
         """Return the features of images."""
         return torch.cat([self.body_(part) for part in as_images(X).split(1024)]).numpy()
-
-    @torch.no_grad()
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the most likely digits."""
-        return self.classes_[self.head_(torch.as_tensor(self.transform(X))).argmax(1).numpy()]
 
 
 class DigitFeatures(TransformerMixin, BaseEstimator):

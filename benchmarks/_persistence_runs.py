@@ -19,6 +19,7 @@ from _peers import BATCH, HIDDEN
 from skwgf import W2FlowGenerator
 from skwgf.datasets import random_gaussian_mixture
 from skwgf.metrics import wasserstein_distance
+from skwgf.nn import squared_loss
 
 TEN_MODES = Law("Ten modes in 8 columns", random_gaussian_mixture(random_state=0))
 N_ROWS, N_EVAL = 2000, 1000
@@ -69,7 +70,7 @@ class Method:
 
 
 METHODS = (
-    Method(W2_GAN, partial(network_flow, persistence=1), ONE_GRID),
+    Method(W2_GAN, partial(network_flow, persistence=1, loss=squared_loss), ONE_GRID),
     Method(PERSISTENT, partial(network_flow, persistence=10), FLOW_GRID),
     Method(STUBBORN, partial(network_flow, persistence=100), FLOW_GRID),
     Method(WGAN, wgan_gp, GAN_GRID),

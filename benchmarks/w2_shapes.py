@@ -289,7 +289,7 @@ def report(raw: pd.DataFrame, floors: dict[str, pd.DataFrame], options: Options)
   draws with exactly their masses would have a total variation of .0074 in the mean.
 * Two-sample: accuracy of telling draws from as many fresh rows by the nearest other row, a mean
   over {N_SETS} sets of {N_TRAIN} of each (chance error .002), or of draws of digits. The laws of
-  modes, where it has no goal, have a single set (.006).
+  modes, where it has no goal, have a single set (.007).
 * Digits: a generator for each class; seeds {", ".join(map(str, DIGITS_SEEDS))}.
 * Loop: {LOOP}, the potential estimated again at every step, on seed {LOOP_SEEDS[0]}.
 * Tables: moments of {N_SHAPE} draws against those of all rows.

@@ -32,8 +32,8 @@ source, labels = digits.X_source[rows], digits.y_source[rows]
 # Histograms of edges
 # -------------------
 # The gradient of the grey value points across a stroke. Its length is dealt out to eight directions
-# and summed over windows of 3 x 3 pixels; each window is divided by its total, which takes away how
-# dark the stroke is.
+# and summed over windows of 3 x 3 pixels; each window is divided by its length, so that it does not
+# matter how dark the stroke is.
 
 
 def edges(X):
@@ -80,8 +80,8 @@ for name, images in moved.items():
     print(f"{name:16} {accuracy(images, pixels):8.3f} {accuracy(images, edges):6.3f}")
 
 # %%
-# The edges do little by themselves. The plan that compares them, and finds the labels of the target
-# among its neighbours in edges, carries each digit to its own kind; then pixels read as well.
+# Edges help by themselves, though not much. The plan that compares them, and finds the labels of the
+# target among its neighbours in edges, carries each digit to its own kind; then pixels read as well.
 
 fig, axes = plt.subplots(3, 10, figsize=(7, 2.6), layout="constrained")
 shown = [np.flatnonzero(labels == k)[0] for k in range(10)]

@@ -32,7 +32,8 @@ from skwgf.transport import cell_index
 from skwgf.transport.exact import exact_plan
 
 # Rows of one exact plan, least and most points to solve it on, and number of plans: rows beyond
-# that are left out, evenly. A single plan has two points a row: its cells err half as much.
+# that are left out, evenly. A single plan has two points a row: its cells err half as much. The
+# errors of several plans average out, so that one a row has to do there.
 _PLAN_ROWS, _LEAST_POINTS, _MOST_POINTS, _MOST_PLANS = 5000, 1000, 8000, 8
 _POINTS_A_ROW = 2
 # Rows of a neighbourhood: so many, or so many for each column. It ends at a gap, where rows are so
