@@ -80,8 +80,9 @@ for name, images in moved.items():
     print(f"{name:16} {accuracy(images, pixels):8.3f} {accuracy(images, edges):6.3f}")
 
 # %%
-# Edges help by themselves, though not much. The plan that compares them, and finds the labels of the
-# target among its neighbours in edges, carries each digit to its own kind; then pixels read as well.
+# Edges help by themselves, though not much. The plan that compares them, and finds the labels of
+# the target among its neighbours in edges, carries each digit to its own kind. Then pixels will do
+# as well.
 
 fig, axes = plt.subplots(3, 10, figsize=(7, 2.6), layout="constrained")
 shown = [np.flatnonzero(labels == k)[0] for k in range(10)]
