@@ -108,3 +108,27 @@ def test_many_rows_are_dealt_out_evenly():
     order = by_region(y, 0, make_generator(0))
     shares = [float((order[k::3] < 240).float().mean()) for k in range(3)]
     assert np.allclose(shares, 0.02, atol=0.002)
+
+
+@pytest.mark.parametrize(
+    ("n", "solved"),
+    [
+        (300, [(300, 1000)]),
+        (600, [(600, 1200)]),
+        (4500, [(4500, 8000)]),
+        (12_000, 3 * [(4000,) * 2]),
+    ],
+)
+def test_a_single_plan_has_two_points_a_row(monkeypatch, n, solved):
+    # Several plans have one, so that their time stays that of a single one each.
+    seen = []
+
+    def spy(x, y, *, n_points):
+        seen.append((len(y), n_points))
+        return x
+
+    monkeypatch.setattr("skwgf.estimators._w2_ends.local_maps", spy)
+    low, high = no_limits(2)
+    y = torch.randn(n, 2, generator=make_generator(0))
+    ends_from_noise(y, low, high, n_pairs=40_000, seed=0)
+    assert seen == solved
