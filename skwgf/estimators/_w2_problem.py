@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from skwgf._tensor import derive_seed, make_generator
-from skwgf.estimators._coordinates import normal_points
-from skwgf.estimators._features import Features
+from skwgf._tensor import derive_seed, make_generator, to_tensor
+from skwgf.estimators._coordinates import Coordinates, normal_points
+from skwgf.estimators._features import Features, features_of
 from skwgf.estimators._generator import POTENTIAL, choose
 from skwgf.estimators._w2_ends import ends_from_noise
 from skwgf.flows import VelocityField, debiased_velocity, tracked_velocity, transport_velocity
@@ -119,13 +121,35 @@ def end_points(problem: Problem, n_pairs: int) -> Pairs:
     return Pairs(z, image, generator)
 
 
-def common_unit(found_source: Tensor, found: Tensor) -> Features:
-    """Return the function that puts features around zero, in a unit with a mean cost of one."""
-    found_source, found = (points.to("cpu", torch.float64) for points in (found_source, found))
+def compared(
+    feature_map: Any,
+    X_source: NDArray[Any],
+    X: NDArray[Any],
+    coordinates: Coordinates,
+    like: Tensor,
+) -> tuple[Tensor, Tensor, Features]:
+    """Return the features of both sides, and the function from rows in coordinates to more of them.
+
+    They lie around zero, in a unit in which their mean cost is one, and are made of rows as they
+    were given. Place and unit are taken out in float64; the results are of the kind of `like`.
+    """
+    found_source, found = (
+        features_of(feature_map, to_tensor(rows, dtype=torch.float64), like).to(
+            "cpu", torch.float64
+        )
+        for rows in (X_source, X)
+    )
     shift = found.mean(0)
     size = max(float((points - shift).abs().max()) for points in (found_source, found)) or 1.0
     unit = math.sqrt(mean_cost((found_source - shift) / size, (found - shift) / size)) or 1.0
-    return lambda points: (points.to("cpu", torch.float64) - shift) / size / unit
+
+    def place(points: Tensor) -> Tensor:
+        return ((points.to("cpu", torch.float64) - shift) / size / unit).to(like)
+
+    def features(rows: Tensor) -> Tensor:
+        return place(features_of(feature_map, coordinates.undo(rows), like))
+
+    return place(found_source), place(found), features
 
 
 def source_images(problem: Problem) -> Tensor:

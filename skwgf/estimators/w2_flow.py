@@ -32,7 +32,6 @@ from skwgf.base import BaseFlow
 from skwgf.estimators._coordinates import Coordinates, fit_coordinates
 from skwgf.estimators._features import (
     atoms,
-    features_of,
     fit_feature_map,
     share_a_unit,
 )
@@ -40,7 +39,7 @@ from skwgf.estimators._generator import SPLIT, VALIDATION, GeneratorMixin
 from skwgf.estimators._inputs import check_labels, check_source
 from skwgf.estimators._validation import held_out_divergence, split_rows
 from skwgf.estimators._w2_labels import warn_of_harm, warn_of_no_gain
-from skwgf.estimators._w2_problem import Problem, common_unit, end_points, velocity
+from skwgf.estimators._w2_problem import Problem, compared, end_points, velocity
 from skwgf.flows import pair_update, persistent_update
 from skwgf.flows.carriers import RandomStream, Stateful
 from skwgf.flows.regression import Pairs, Update
@@ -545,17 +544,8 @@ class W2FlowGenerator(GeneratorMixin, BaseFlow):
         # What the cost compares, the rows themselves without features.
         end, start = y, y if source is None else source
         feature_map, features = fit_feature_map(self.feature_map, X), None
-        if feature_map is not None:
-            found_source, found_y = (
-                features_of(feature_map, to_tensor(rows, dtype=torch.float64), y)
-                for rows in (X_source, X)
-            )
-            unit = common_unit(found_source, found_y)
-            start, end = (unit(rows).to(y) for rows in (found_source, found_y))
-
-            def features(rows: Tensor) -> Tensor:
-                return unit(features_of(feature_map, coordinates.undo(rows), y)).to(y)
-
+        if X_source is not None and feature_map is not None:
+            start, end, features = compared(feature_map, X_source, X, coordinates, y)
         sides = classes = None
         reg = self.reg if self.reg is not None else (0.0 if y_source is None else _LABEL_REG)
         if y_source is not None:
