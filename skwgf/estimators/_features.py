@@ -86,7 +86,8 @@ def share_a_unit(X: NDArray[Any]) -> bool:
     zero has a small standard deviation, by which it must not be enlarged.
     """
     low, _ = atoms(X)
-    widths = to_tensor(np.ptp(X, axis=0), dtype=torch.float64)
+    rows = to_tensor(X, dtype=torch.float64) / (float(abs(X).max()) or 1.0)
+    widths = rows.amax(0) - rows.amin(0)
     varying = widths > 0
     limits = low[varying & low.isfinite()]
     if len(limits) == 0:

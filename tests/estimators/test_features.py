@@ -176,6 +176,7 @@ class TestLimits:
         assert self.limits(column) == (float(np.float32(0.1)), float(np.float32(0.7)))
 
 
+@pytest.mark.filterwarnings("error:overflow:RuntimeWarning")
 def test_pixels_share_a_unit_and_tables_do_not():
     # Catches columns that are counted although they are constant, and limits of different columns
     # that are taken for one although they lie at different values.
@@ -194,4 +195,6 @@ def test_pixels_share_a_unit_and_tables_do_not():
     assert not share_a_unit(np.column_stack([counts[:, 0], revenue]))
     income, codes = 30_000 + 9000 * table[:, 0], np.arange(200) % 5
     assert share_a_unit(np.eye(5)[codes])
+    # The widest of these ranges is beyond the largest number.
+    assert share_a_unit(1.7e308 * (2 * np.eye(5)[codes] - 1))
     assert not share_a_unit(np.column_stack([income, np.eye(5)[codes]]))
